@@ -1,0 +1,183 @@
+"""A Kafka record of ours: its names and its headers (CloudEvents in binary mode).
+
+Pure translation between metadata and headers. What is missing or malformed raises CodecError:
+such a record is not ours, and its reader parks it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from tidelog.errors import CodecError
+
+CONTENT_TYPE = b"application/avro"
+SPEC_VERSION = b"1.0"
+HEADER_BYTES_MAX = 1_024
+HEADERS_MAX = 64
+
+Headers = list[tuple[str, bytes]]
+
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+_DECIMAL = re.compile(rb"[1-9][0-9]{0,17}")
+
+
+class EventMetadata(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the engine keeps about an event, beside the event itself."""
+
+    message_id: str
+    type: str
+    subject: str
+    recorded_at: str
+    sequence: int
+    version: int
+    correlation_id: str
+    causation_id: str
+    command_hash: str
+    traceparent: str
+
+
+class CommandMetadata(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What travels with a command through `<context>.commands`."""
+
+    command_id: str
+    type: str
+    subject: str
+    sent_at: str
+    correlation_id: str
+    causation_id: str
+    command_hash: str
+    traceparent: str
+    expected_version: str | None = None
+    deadline: str | None = None
+
+
+def events_topic(context: str, prefix: str = "") -> str:
+    """The topic that holds a context's events."""
+    return f"{prefix}{context}.events"
+
+
+def commands_topic(context: str, prefix: str = "") -> str:
+    """The topic that carries a context's commands."""
+    return f"{prefix}{context}.commands"
+
+
+def event_headers(metadata: EventMetadata, source: str) -> Headers:
+    """The headers of an event record."""
+    return [
+        ("ce_specversion", SPEC_VERSION),
+        ("ce_id", metadata.message_id.encode()),
+        ("ce_type", metadata.type.encode()),
+        ("ce_source", source.encode()),
+        ("ce_subject", metadata.subject.encode()),
+        ("ce_time", metadata.recorded_at.encode()),
+        ("ce_sequence", b"%d" % metadata.sequence),
+        ("ce_aggregateversion", b"%d" % metadata.version),
+        ("ce_correlationid", metadata.correlation_id.encode()),
+        ("ce_causationid", metadata.causation_id.encode()),
+        ("ce_commandhash", metadata.command_hash.encode()),
+        ("content-type", CONTENT_TYPE),
+        ("traceparent", metadata.traceparent.encode()),
+    ]
+
+
+def command_headers(metadata: CommandMetadata, source: str) -> Headers:
+    """The headers of a command record."""
+    headers = [
+        ("ce_specversion", SPEC_VERSION),
+        ("ce_id", metadata.command_id.encode()),
+        ("ce_type", metadata.type.encode()),
+        ("ce_source", source.encode()),
+        ("ce_subject", metadata.subject.encode()),
+        ("ce_time", metadata.sent_at.encode()),
+        ("ce_correlationid", metadata.correlation_id.encode()),
+        ("ce_causationid", metadata.causation_id.encode()),
+        ("ce_commandhash", metadata.command_hash.encode()),
+        ("content-type", CONTENT_TYPE),
+        ("traceparent", metadata.traceparent.encode()),
+    ]
+    if metadata.expected_version is not None:
+        headers.append(("tl_ifmatch", metadata.expected_version.encode()))
+    if metadata.deadline is not None:
+        headers.append(("tl_deadline", metadata.deadline.encode()))
+    return headers
+
+
+def read_event_headers(
+    headers: Iterable[tuple[str, bytes | None]] | None,
+) -> EventMetadata:
+    """The metadata of an event record; CodecError if a header is missing or malformed."""
+    found = _by_name(headers)
+    return EventMetadata(
+        message_id=_text(found, "ce_id"),
+        type=_text(found, "ce_type"),
+        subject=_text(found, "ce_subject"),
+        recorded_at=_matching(found, "ce_time", _TIME),
+        sequence=int(_matching(found, "ce_sequence", _DECIMAL)),
+        version=int(_matching(found, "ce_aggregateversion", _DECIMAL)),
+        correlation_id=_text(found, "ce_correlationid"),
+        causation_id=_text(found, "ce_causationid"),
+        command_hash=_text(found, "ce_commandhash"),
+        traceparent=_optional(found, "traceparent") or "",
+    )
+
+
+def read_command_headers(
+    headers: Iterable[tuple[str, bytes | None]] | None,
+) -> CommandMetadata:
+    """The metadata of a command record; CodecError if a header is missing or malformed."""
+    found = _by_name(headers)
+    return CommandMetadata(
+        command_id=_text(found, "ce_id"),
+        type=_text(found, "ce_type"),
+        subject=_text(found, "ce_subject"),
+        sent_at=_optional(found, "ce_time") or "",
+        correlation_id=_optional(found, "ce_correlationid") or _text(found, "ce_id"),
+        causation_id=_optional(found, "ce_causationid") or "",
+        command_hash=_optional(found, "ce_commandhash") or "",
+        traceparent=_optional(found, "traceparent") or "",
+        expected_version=_optional(found, "tl_ifmatch"),
+        deadline=_optional(found, "tl_deadline"),
+    )
+
+
+def _by_name(
+    headers: Iterable[tuple[str, bytes | None]] | None,
+) -> dict[str, bytes | None]:
+    pairs = list(headers or ())
+    if len(pairs) > HEADERS_MAX:
+        raise CodecError(f"a record of ours has at most {HEADERS_MAX} headers")
+    found = dict(pairs)
+    if found.get("ce_specversion") != SPEC_VERSION:
+        raise CodecError("header ce_specversion is not 1.0")
+    return found
+
+
+def _text(found: dict[str, bytes | None], name: str) -> str:
+    text = _optional(found, name)
+    if not text:
+        raise CodecError(f"header {name} is missing")
+    return text
+
+
+def _optional(found: dict[str, bytes | None], name: str) -> str | None:
+    raw = found.get(name)
+    if raw is None:
+        return None
+    if len(raw) > HEADER_BYTES_MAX:
+        raise CodecError(f"header {name} is longer than {HEADER_BYTES_MAX} bytes")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise CodecError(f"header {name} is not UTF-8") from None
+
+
+def _matching(
+    found: dict[str, bytes | None], name: str, pattern: re.Pattern[bytes]
+) -> str:
+    raw = found.get(name)
+    if raw is None or not pattern.fullmatch(raw):
+        raise CodecError(f"header {name} is missing or malformed")
+    return raw.decode()
