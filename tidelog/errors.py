@@ -12,6 +12,7 @@ TidelogError                      status  retry   when
 │   ├── Overloaded                   503    yes   a bounded queue is full
 │   └── NotYetVisible                503    yes   the read model has not reached the token
 ├── Blocked                          409     no   the key waits behind a parked event
+├── CommandFault                     500     no   a command that the platform could not decide: a fault of ours
 ├── CodecError                       500     no   bytes or a value that do not fit their schema
 ├── LogError                         500     no   the log is not what it must be
 │   ├── LogHole                      500     no   events are missing from a partition
@@ -135,6 +136,10 @@ class Blocked(TidelogError):
 
     status = 409
     title = "The key waits behind a parked event"
+
+
+class CommandFault(TidelogError):
+    """A command could not be decided: a fault of ours, not of the caller."""
 
 
 class CodecError(TidelogError):

@@ -1,0 +1,185 @@
+"""One partition's aggregates and seen commands, as its owner holds them in memory.
+
+The log is the truth, this is its fold. Memory is bounded: clean entries leave in LRU order and are
+read again from the store; what is not yet in the store is never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from tidelog.aggregate import Aggregate
+from tidelog.engine.judge import Progress, Verdict, judge
+from tidelog.engine.ports import (
+    Anchor,
+    Checkpoint,
+    Entry,
+    Limits,
+    MessageCodec,
+    Seen,
+    StateStore,
+    StoredRecord,
+)
+from tidelog.errors import CodecError
+from tidelog.message import Event
+from tidelog.wire import EventMetadata, read_event_headers
+
+V = TypeVar("V")
+
+
+class PartitionState:
+    """The fold of one partition up to `anchor`."""
+
+    def __init__(
+        self, aggregate: Aggregate[Any, Any, Any], store: StateStore, limits: Limits
+    ) -> None:
+        self._aggregate = aggregate
+        self._store = store
+        self._limits = limits
+        self._initial = Entry(0, 0, aggregate.initial)
+        self._entries: _Cache[Entry] = _Cache(limits.cached_entries_max)
+        self._seen: _Cache[Seen] = _Cache(limits.cached_seen_max)
+        self.anchor: Anchor = store.anchor()
+        self._log_time = ""
+
+    def entry(self, key: str) -> Entry:
+        """The aggregate's entry; one of version 0 if it has no events."""
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._store.entry(key) or self._initial
+            self._entries.put_clean(key, entry)
+        return entry
+
+    def seen(self, command_id: str) -> Seen | None:
+        """The answer of a command whose events are in the log."""
+        return self._seen.get(command_id) or self._store.seen(command_id)
+
+    def publish(
+        self, entries: Mapping[str, Entry], seen: Mapping[str, Seen], anchor: Anchor
+    ) -> None:
+        """Take in what a committed transaction changed."""
+        assert anchor.sequence > self.anchor.sequence, (
+            "a commit moves the partition forward"
+        )
+        self._entries.put_dirty(entries)
+        self._seen.put_dirty(seen)
+        self.anchor = anchor
+        for answer in seen.values():
+            self._log_time = max(self._log_time, answer.recorded_at)
+
+    def replay(self, record: StoredRecord, codec: MessageCodec) -> Verdict:
+        """Judge a record of the log and, if it is the next event, fold it in."""
+        found = _read(record, codec)
+        progress = Progress(self.anchor.sequence, self.anchor.offset)
+        verdict = judge(progress, record.offset, found[0].sequence if found else None)
+        if verdict is Verdict.NEXT and found:
+            self._fold(record.offset, *found)
+        return verdict
+
+    def checkpoint(self) -> None:
+        """Save what has changed since the last checkpoint, in one atomic write."""
+        self._store.write(
+            Checkpoint(
+                self._entries.dirty,
+                self._seen.dirty,
+                self.anchor,
+                self._expire_before(),
+            )
+        )
+        self._entries.clean()
+        self._seen.clean()
+
+    def unsaved(self) -> int:
+        """How many entries and seen commands the next checkpoint will write."""
+        return len(self._entries.dirty) + len(self._seen.dirty)
+
+    def reset(self) -> None:
+        """Throw the checkpoint and the memory away; the log will be read from its beginning."""
+        self._store.clear()
+        self._entries = _Cache(self._limits.cached_entries_max)
+        self._seen = _Cache(self._limits.cached_seen_max)
+        self.anchor = Anchor()
+        self._log_time = ""
+
+    def _fold(self, offset: int, metadata: EventMetadata, event: Event) -> None:
+        entry = self.entry(metadata.subject)
+        state = self._aggregate.evolve(entry.state, event)
+        self._entries.put_dirty(
+            {metadata.subject: Entry(metadata.version, metadata.sequence, state)}
+        )
+        happened = (type(event).__name__, metadata.sequence)
+        earlier = self.seen(metadata.causation_id)
+        if earlier and earlier.events[-1][1] + 1 != metadata.sequence:
+            earlier = (
+                None  # the id came back after its window; its own events are contiguous
+            )
+        self._seen.put_dirty(
+            {
+                metadata.causation_id: Seen(
+                    metadata.command_hash,
+                    metadata.subject,
+                    metadata.version,
+                    (*earlier.events, happened) if earlier else (happened,),
+                    metadata.recorded_at,
+                )
+            }
+        )
+        self.anchor = Anchor(metadata.sequence, offset, metadata.message_id)
+        self._log_time = max(self._log_time, metadata.recorded_at)
+
+    def _expire_before(self) -> str:
+        """The log time before which seen commands may be forgotten (RFC 3339 sorts as text)."""
+        if not self._log_time:
+            return ""
+        horizon = datetime.fromisoformat(self._log_time) - timedelta(
+            hours=self._limits.idempotency_window_hours
+        )
+        return horizon.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _read(
+    record: StoredRecord, codec: MessageCodec
+) -> tuple[EventMetadata, Event] | None:
+    """The event in a record; None if it is not one of ours."""
+    try:
+        metadata = read_event_headers(record.headers)
+        event = codec.decode(record.value or b"")
+    except CodecError:
+        return None
+    if not isinstance(event, Event) or (record.key or b"") != metadata.subject.encode():
+        return None
+    return metadata, event
+
+
+class _Cache(Generic[V]):
+    """Values by key: the clean ones bounded and in LRU order, the dirty ones kept until saved."""
+
+    def __init__(self, clean_max: int) -> None:
+        self._clean_max = clean_max
+        self._clean: dict[str, V] = {}
+        self.dirty: dict[str, V] = {}
+
+    def get(self, key: str) -> V | None:
+        value = self.dirty.get(key)
+        if value is not None:
+            return value
+        value = self._clean.pop(key, None)
+        if value is not None:
+            self._clean[key] = value
+        return value
+
+    def put_clean(self, key: str, value: V) -> None:
+        self._clean[key] = value
+        if len(self._clean) > self._clean_max:
+            del self._clean[next(iter(self._clean))]
+
+    def put_dirty(self, values: Mapping[str, V]) -> None:
+        self.dirty.update(values)
+
+    def clean(self) -> None:
+        for key, value in self.dirty.items():
+            self._clean.pop(key, None)
+            self.put_clean(key, value)
+        self.dirty = {}

@@ -1,0 +1,476 @@
+"""The one writer of a partition: fencing, takeover, group commit and recovery, without any I/O.
+
+The driver asks `next_action()` what to do, does it, and tells the writer how it went. Commands
+come in by `offer`, answers go out by `take_answers`. The same object runs on Kafka and in the
+simulation.
+
+A tenure begins with Fence(A), Fence(B), FindEnd and Read until the end. Then commands are decided
+against the state in memory plus the overlay of what is not yet committed, and appended in
+transactions that use the two transactional ids in turn: while one commits, the next gathers.
+
+Two rules keep two writers from forking the log (both are held by the simulation):
+- ids are fenced in the order A, then B, and the end of the log is looked up after both;
+- the first transaction of a tenure goes on A and holds a record, and B is used only after that
+  transaction has committed. Whoever has lost A never writes.
+
+Anything but a clean commit is uncertain. There is one way out of it: destroy both handles, wait
+for a newer proof of ownership, take over afresh, read the log to its end, answer what is found
+there, and decide the rest again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+from tidelog.aggregate import Aggregate
+from tidelog.engine.batch import Batch, Decider, Request
+from tidelog.engine.command import Outcome, Recorded, Refused
+from tidelog.engine.judge import Verdict
+from tidelog.engine.partition import PartitionState
+from tidelog.engine.ports import (
+    Anchor,
+    Limits,
+    OutgoingRecord,
+    StateStore,
+    StoredRecord,
+    Tools,
+)
+from tidelog.errors import (
+    LogFork,
+    LogHole,
+    NotOwner,
+    Overloaded,
+    TidelogError,
+    Unavailable,
+)
+
+
+class Slot(Enum):
+    """The two transactional ids of a partition."""
+
+    A = "a"
+    B = "b"
+
+    @property
+    def other(self) -> Slot:
+        """The one that is used next."""
+        return Slot.B if self is Slot.A else Slot.A
+
+
+class Fence(NamedTuple):
+    """Initialise the transactional id of the slot; this fences whoever used it before."""
+
+    slot: Slot
+
+
+class FindEnd(NamedTuple):
+    """Look up the high watermark, uncommitted records included."""
+
+
+class Read(NamedTuple):
+    """Read committed records from the offset on."""
+
+    offset: int
+
+
+class Append(NamedTuple):
+    """Hand records to the slot's transaction, beginning it where `begin` says so."""
+
+    slot: Slot
+    begin: bool
+    records: Sequence[OutgoingRecord]
+
+
+class Commit(NamedTuple):
+    """Commit the slot's transaction."""
+
+    slot: Slot
+    records: int
+
+
+class Reset(NamedTuple):
+    """Destroy both handles; then wait for a newer proof of ownership and for the backoff."""
+
+    attempt: int
+
+
+Action = Fence | FindEnd | Read | Append | Commit | Reset
+
+
+class Phase(Enum):
+    """Where the writer is in its life."""
+
+    FENCE_A = "fence-a"
+    FENCE_B = "fence-b"
+    FIND_END = "find-end"
+    REPLAY = "replay"
+    SERVING = "serving"
+    RESET = "reset"
+    BROKEN = "broken"
+    STOPPED = "stopped"
+
+
+class PartitionWriter:
+    """The writer of one partition. Not thread-safe: one driver calls it."""
+
+    def __init__(
+        self,
+        *,
+        context: str,
+        partition: int,
+        aggregate: Aggregate[Any, Any, Any],
+        store: StateStore,
+        tools: Tools,
+        limits: Limits,
+    ) -> None:
+        self.context = context
+        self.partition = partition
+        self.state = PartitionState(aggregate, store, limits)
+        self.phase = Phase.FENCE_A
+        self.broken: TidelogError | None = None
+        self.foreign_records = 0
+        self.distrusted_checkpoints = 0
+        self._decider = Decider(aggregate, self.state, tools, limits)
+        self._tools = tools
+        self._limits = limits
+        self._queue: deque[Request] = deque()
+        self._answers: list[tuple[Request, Outcome]] = []
+        self._busy = False  # an action that takes time is under way
+        self._slot = Slot.A
+        self._proven = False  # this tenure's first commit on A has succeeded
+        self._open: Batch | None = None
+        self._begun = False  # the open batch's transaction has begun
+        self._committing: Batch | None = None
+        self._expected_offset = 0  # where our next record lands, but for markers
+        self._watermark = 0
+        self._read_offset = 0
+        self._anchor_checked = False
+        self._hole_at = -1
+        self._attempt = 0
+        self._singles = 0  # so many commands are tried one by one after a failed batch
+
+    # --- commands in, answers out -----------------------------------------------------------
+
+    def offer(self, request: Request) -> None:
+        """Queue a command. Raises Overloaded where the queue is full, and why it cannot serve."""
+        if self.broken is not None:
+            raise Unavailable(f"This partition is stopped: {self.broken}")
+        if self.phase is Phase.STOPPED:
+            raise NotOwner("This partition has moved to another instance.")
+        if len(self._queue) >= self._limits.queue_commands_max:
+            raise Overloaded(
+                f"{self._limits.queue_commands_max} commands are waiting already."
+            )
+        self._queue.append(request)
+
+    def take_answers(self) -> list[tuple[Request, Outcome]]:
+        """The answers since the last call, in the order in which they became certain."""
+        answers, self._answers = self._answers, []
+        return answers
+
+    def decide(self, sure: bool) -> None:
+        """Decide waiting commands, as many as the open batch may hold.
+
+        `sure` says that the driver's lease on the partition holds now. Without it, an answer that
+        no commit will prove (a refusal, a command that changed nothing) becomes NotOwner.
+        """
+        if self.phase is not Phase.SERVING:
+            return
+        while self._queue and self._may_gather():
+            request = self._queue.popleft()
+            if request.abandoned:
+                continue
+            batch = self._open or Batch(self._next_sequence())
+            self._decider.decide(request, batch, self._committing)
+            self._collect(sure)
+            if self._singles:
+                self._singles -= 1
+            if batch.records:
+                self._open = batch
+
+    # --- what to do next --------------------------------------------------------------------
+
+    def next_action(self) -> Action | None:
+        """What the driver does next. At most one action that takes time is under way."""
+        if self.phase is Phase.SERVING:
+            return self._next_append() or self._next_commit()
+        if self._busy:
+            return None
+        action = self._next_takeover_step()
+        self._busy = action is not None
+        return action
+
+    def _next_append(self) -> Append | None:
+        batch = self._open
+        if batch is None or batch.appended == len(batch.records):
+            return None
+        records = batch.records[batch.appended :]
+        batch.appended = len(batch.records)
+        begin, self._begun = not self._begun, True
+        return Append(self._slot, begin, records)
+
+    def _next_commit(self) -> Commit | None:
+        if self._busy or self._open is None:
+            return None
+        batch, self._open = self._open, None
+        self._committing, self._busy, self._begun = batch, True, False
+        slot, self._slot = self._slot, self._slot.other
+        return Commit(slot, len(batch.records))
+
+    def _next_takeover_step(self) -> Action | None:
+        match self.phase:
+            case Phase.FENCE_A:
+                return Fence(Slot.A)
+            case Phase.FENCE_B:
+                return Fence(Slot.B)
+            case Phase.FIND_END:
+                return FindEnd()
+            case Phase.REPLAY:
+                return Read(self._read_offset)
+            case Phase.RESET:
+                return Reset(self._attempt)
+            case _:
+                return None
+
+    # --- how it went ------------------------------------------------------------------------
+
+    def fenced(self) -> None:
+        """A Fence succeeded."""
+        self._busy = False
+        self.phase = Phase.FENCE_B if self.phase is Phase.FENCE_A else Phase.FIND_END
+
+    def end_found(self, watermark: int) -> None:
+        """FindEnd succeeded: offsets below `watermark` exist."""
+        self._busy = False
+        self._watermark = watermark
+        self._anchor_checked = self.state.anchor.sequence == 0
+        self._read_offset = max(self.state.anchor.offset, 0)
+        self.phase = Phase.REPLAY
+        if self.state.anchor.offset >= watermark:
+            self._distrust_checkpoint()
+        self._finish_replay_at(self._read_offset)
+
+    def records_read(self, records: Sequence[StoredRecord], position: int) -> None:
+        """A Read succeeded; `position` is the next offset to read, markers included."""
+        self._busy = False
+        for record in records:
+            if not self._anchor_checked and not self._check_anchor(record):
+                return
+            if not self._replay(record):
+                return
+            if self.state.unsaved() >= self._limits.replay_checkpoint_events:
+                self.state.checkpoint()
+        self._read_offset = position
+        if not self._anchor_checked and position > self.state.anchor.offset:
+            self._distrust_checkpoint()
+            return
+        self._finish_replay_at(position)
+
+    def committed(self, first_offset: int, last_offset: int) -> None:
+        """A Commit succeeded cleanly; its records landed from `first_offset` to `last_offset`."""
+        batch = self._committing
+        assert batch is not None, "a commit was under way"
+        if not self._landed(batch, first_offset, last_offset):
+            self.failed()
+            return
+        self._busy, self._proven, self._attempt = False, True, 0
+        self._committing = None
+        self._expected_offset = last_offset + 1
+        anchor = Anchor(batch.last_sequence, last_offset, batch.last_message_id)
+        self.state.publish(batch.entries, batch.seen, anchor)
+        self._answers.extend(batch.outcomes)
+        self._queue.extendleft(reversed(batch.followers))
+
+    def failed(self) -> None:
+        """An action failed or its outcome is uncertain: produce nothing more, begin again."""
+        self._busy = False
+        self.phase = Phase.RESET
+        self._attempt += 1
+        undecided = [*_requests(self._committing), *_requests(self._open)]
+        for batch in (self._committing, self._open):
+            for request, _ in batch.outcomes if batch else ():
+                request.attempts += 1
+        self._open = self._committing = None
+        self._begun = self._proven = False
+        self._slot = Slot.A
+        self._singles = len(undecided)
+        self._queue.extendleft(reversed(undecided))
+        self._give_up_on_the_tired()
+
+    def resumed(self) -> None:
+        """A Reset is done, and the group has said since that this process is the assignee."""
+        self._busy = False
+        self.phase = Phase.FENCE_A
+
+    def stop(self, error: TidelogError) -> None:
+        """The partition is no longer ours: refuse all that has no certain answer yet."""
+        waiting = [*_requests(self._committing), *_requests(self._open), *self._queue]
+        self._answers.extend((request, Refused(error)) for request in waiting)
+        self._queue.clear()
+        self._open = self._committing = None
+        self._busy = False
+        self.phase = Phase.STOPPED
+
+    # --- what it looks like -----------------------------------------------------------------
+
+    @property
+    def serving(self) -> bool:
+        """Whether the takeover is complete."""
+        return self.phase is Phase.SERVING
+
+    @property
+    def idle(self) -> bool:
+        """Whether no command is waiting, open or committing."""
+        return not self._queue and self._open is None and self._committing is None
+
+    @property
+    def queued(self) -> int:
+        """How many commands wait to be decided."""
+        return len(self._queue)
+
+    # --- within -----------------------------------------------------------------------------
+
+    def _may_gather(self) -> bool:
+        """Whether one more command may join the open batch."""
+        alone = self._singles > 0 or not self._proven
+        if alone and self._committing is not None:
+            return False
+        if self._open is None:
+            return True
+        commands_max = 1 if self._singles else self._limits.batch_commands_max
+        return (
+            len(self._open.outcomes) < commands_max
+            and self._open.bytes < self._limits.batch_bytes_max
+        )
+
+    def _next_sequence(self) -> int:
+        behind = (
+            self._committing.last_sequence
+            if self._committing
+            else self.state.anchor.sequence
+        )
+        return behind + 1
+
+    def _collect(self, sure: bool) -> None:
+        """Pass on the answers that no commit has to prove."""
+        self._answers.extend(self._decider.take_certain())
+        for request, outcome in self._decider.take_unproven():
+            unsure = Refused(
+                NotOwner(
+                    "It is not certain that this instance owns the key. Try again."
+                )
+            )
+            self._answers.append((request, outcome if sure else unsure))
+
+    def _landed(self, batch: Batch, first_offset: int, last_offset: int) -> bool:
+        """Whether the records lie where they must: only markers of the two ids between them."""
+        before = first_offset - self._expected_offset
+        between = last_offset - first_offset - (len(batch.records) - 1)
+        return 0 <= before <= MARKERS_MAX and 0 <= between <= MARKERS_MAX
+
+    def _check_anchor(self, record: StoredRecord) -> bool:
+        """Whether the log still holds the event that the checkpoint was taken at."""
+        anchor = self.state.anchor
+        message_id = dict(record.headers).get("ce_id")
+        if record.offset != anchor.offset or message_id != anchor.message_id.encode():
+            self._distrust_checkpoint()
+            return False
+        self._anchor_checked = True
+        return True
+
+    def _distrust_checkpoint(self) -> None:
+        """The checkpoint is not of this log: the log is the truth, so read all of it."""
+        self.distrusted_checkpoints += 1
+        self.state.reset()
+        self._anchor_checked = True
+        self._read_offset = 0
+
+    def _replay(self, record: StoredRecord) -> bool:
+        """Take one record in; False where reading must begin again or stop."""
+        match self.state.replay(record, self._tools.codec):
+            case Verdict.NEXT | Verdict.REDELIVERY:
+                return True
+            case Verdict.FOREIGN:
+                self.foreign_records += 1
+                return True
+            case Verdict.FORK:
+                self._break(LogFork(self._where(record, "a sequence was given twice")))
+                return False
+            case Verdict.HOLE:
+                if self._hole_at == record.offset:
+                    self._break(
+                        LogHole(self._where(record, "events are missing before it"))
+                    )
+                self._hole_at = record.offset
+                self._read_offset = self.state.anchor.offset + 1
+                return False
+
+    def _where(self, record: StoredRecord, what: str) -> str:
+        return (
+            f"{self.context}.events partition {self.partition} offset {record.offset}: {what} "
+            f"(last good sequence {self.state.anchor.sequence})"
+        )
+
+    def _break(self, error: TidelogError) -> None:
+        self.broken = error
+        self.stop(Unavailable(f"This partition is stopped: {error}"))
+        self.phase = Phase.BROKEN
+
+    def _finish_replay_at(self, position: int) -> None:
+        if position < self._watermark:
+            return
+        if self.state.unsaved():
+            self.state.checkpoint()
+        self._expected_offset = self._watermark
+        self._slot = Slot.A
+        self._proven = False
+        self.phase = Phase.SERVING
+
+    def _give_up_on_the_tired(self) -> None:
+        """A command that failed too often is answered, so that it cannot hold up the others."""
+        tired = [
+            request
+            for request in self._queue
+            if request.attempts >= self._limits.attempts_max
+        ]
+        if not tired:
+            return
+        error = Unavailable(
+            "The outcome is not known yet. Send it again with the same key."
+        )
+        self._answers.extend((request, Refused(error)) for request in tired)
+        kept = [
+            request
+            for request in self._queue
+            if request.attempts < self._limits.attempts_max
+        ]
+        self._queue = deque(kept)
+
+
+MARKERS_MAX = 2
+"""Each of the two ids may have one transaction marker that is not written yet."""
+
+
+def _requests(batch: Batch | None) -> list[Request]:
+    """The commands of a batch that have no certain answer, in their order."""
+    if batch is None:
+        return []
+    return [*(request for request, _ in batch.outcomes), *batch.followers]
+
+
+__all__ = [
+    "Action",
+    "Append",
+    "Commit",
+    "Fence",
+    "FindEnd",
+    "PartitionWriter",
+    "Phase",
+    "Read",
+    "Recorded",
+    "Reset",
+    "Slot",
+]
