@@ -1,0 +1,1 @@
+"""The write side of the shop: one file per aggregate, with its state, its rules and its facts."""
