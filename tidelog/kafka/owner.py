@@ -1,0 +1,243 @@
+"""Drives one partition's writer on Kafka: a worker thread for calls that block, the loop for the rest.
+
+The order of things is the engine's (tidelog/engine/writer.py). Here each action is carried out and
+its outcome reported; nothing is decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from tidelog.engine.batch import Request
+from tidelog.engine.writer import (
+    Action,
+    Append,
+    Commit,
+    Fence,
+    FindEnd,
+    PartitionWriter,
+    Phase,
+    Read,
+    Reset,
+)
+from tidelog.errors import TidelogError, Unavailable
+from tidelog.kafka.lease import Lease
+from tidelog.kafka.partition_log import PartitionLog
+
+BACKOFF_MIN_S = 0.05
+BACKOFF_MAX_S = 5.0
+PROOF_POLL_S = 0.05
+
+log = structlog.get_logger(__name__)
+
+
+class PartitionOwner:
+    """One owned partition. All methods but the worker's run on the event loop."""
+
+    def __init__(
+        self,
+        writer: PartitionWriter,
+        partition_log: PartitionLog,
+        lease: Lease,
+        loop: asyncio.AbstractEventLoop,
+        close_store: Callable[[], None],
+    ) -> None:
+        self.writer = writer
+        self._log = partition_log
+        self._lease = lease
+        self._loop = loop
+        self._close_store = close_store
+        self._name = f"{writer.context}-{writer.partition}"
+        self._jobs: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(
+            target=self._work, name=f"owner-{self._name}", daemon=True
+        )
+        self._scheduled = False
+        self._checkpoint_due = False
+        self._append_failed = False
+        self._in_worker = False
+        self._failed_at = 0.0
+        self._resumption: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
+        self.commits = 0
+        self.takeovers = 0
+        self.failures = 0
+
+    def start(self) -> None:
+        """Begin the takeover."""
+        self._worker.start()
+        self._schedule()
+
+    def submit(self, request: Request) -> None:
+        """Queue a command; raises where the writer refuses it."""
+        self.writer.offer(request)
+        self._schedule()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until nothing is waiting, open or committing; False if that took too long."""
+        deadline = self._loop.time() + timeout_s
+        while not self.writer.idle and self._loop.time() < deadline:
+            await asyncio.sleep(0.005)
+        return self.writer.idle
+
+    async def stop(self, error: TidelogError) -> None:
+        """Refuse what is left, save the checkpoint, release handles and files."""
+        if self.writer.phase is not Phase.STOPPED:
+            self.writer.stop(error)
+        self._deliver()
+        if self._resumption is not None:
+            self._resumption.cancel()
+        self._jobs.put(None)
+        await self._closed.wait()
+        if self._checkpoint_due:
+            self._checkpoint()
+        self._close_store()
+
+    # --- on the loop --------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._scheduled = False
+        if not self._append_failed:
+            self.writer.decide(self._lease.holds())
+        self._drive()
+        self._deliver()
+
+    def _drive(self) -> None:
+        """Carry out actions until one takes time."""
+        while not self._append_failed:
+            action = self.writer.next_action()
+            if action is None:
+                return
+            if isinstance(action, Append):
+                self._append(action)
+            else:
+                self._in_worker = True
+                self._jobs.put(action)
+
+    def _append(self, action: Append) -> None:
+        try:
+            self._log.append(action)
+        except TidelogError as error:
+            self._append_failed = True
+            log.warning("owner.append_failed", partition=self._name, error=str(error))
+            if not self._in_worker:
+                self._fail()
+
+    def _fail(self) -> None:
+        self._append_failed = False
+        self.failures += 1
+        self._failed_at = self._lease.clock()
+        self.writer.failed()
+
+    def _deliver(self) -> None:
+        for request, outcome in self.writer.take_answers():
+            request.reply(outcome)
+
+    def _done(self, action: Action, result: Any, error: BaseException | None) -> None:
+        """The worker has finished an action."""
+        self._in_worker = False
+        if self.writer.phase is Phase.STOPPED:
+            return
+        if error is not None:
+            log.warning(
+                "owner.failed",
+                partition=self._name,
+                action=repr(action),
+                error=str(error),
+            )
+            self._fail()
+        else:
+            self._report(action, result)
+            if self._append_failed:
+                self._fail()
+        self._pump()
+        if self.writer.broken is not None:
+            log.error(
+                "owner.broken", partition=self._name, error=str(self.writer.broken)
+            )
+
+    def _report(self, action: Action, result: Any) -> None:
+        match action:
+            case Fence():
+                self.writer.fenced()
+            case FindEnd():
+                self.writer.end_found(result)
+            case Read():
+                self.writer.records_read(*result)
+                self._note_takeover()
+            case Commit():
+                self.writer.committed(*result)
+                self.commits += 1
+                if (
+                    self.writer.phase is Phase.RESET
+                ):  # committed, but not where it must be
+                    self.failures += 1
+                    self._failed_at = self._lease.clock()
+                self._checkpoint_later()
+            case Reset():
+                self._resumption = self._loop.create_task(self._resume(action.attempt))
+
+    def _note_takeover(self) -> None:
+        if self.writer.serving:
+            self.takeovers += 1
+            log.info(
+                "owner.serving",
+                partition=self._name,
+                sequence=self.writer.state.anchor.sequence,
+            )
+
+    async def _resume(self, attempt: int) -> None:
+        """Back off with jitter, and wait for a group answer that is newer than the failure."""
+        ceiling = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(attempt, 10))
+        await asyncio.sleep(random.uniform(BACKOFF_MIN_S, ceiling))
+        while not self._lease.proved_since(self._failed_at):
+            await asyncio.sleep(PROOF_POLL_S)
+        self.writer.resumed()
+        self._schedule()
+
+    def _checkpoint_later(self) -> None:
+        """Save after the answers are out: call_soon runs behind the tasks they have woken."""
+        if not self._checkpoint_due:
+            self._checkpoint_due = True
+            self._loop.call_soon(self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        if self._checkpoint_due:
+            self._checkpoint_due = False
+            self.writer.state.checkpoint()
+
+    # --- in the worker thread -----------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (action := self._jobs.get()) is not None:
+            result, failure = None, None
+            try:
+                result = self._log.perform(action)
+            except (
+                Exception
+            ) as error:  # reported to the loop, which begins the takeover again
+                failure = error
+            self._loop.call_soon_threadsafe(self._done, action, result, failure)
+        try:
+            self._log.close()
+        finally:
+            self._loop.call_soon_threadsafe(self._closed.set)
+
+
+def unavailable_while_moving() -> Unavailable:
+    """What waiting commands are told when their partition moves away."""
+    return Unavailable(
+        "The partition is moving to another instance. Send it again, same key."
+    )

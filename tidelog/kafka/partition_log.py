@@ -1,0 +1,86 @@
+"""One partition of an event topic, as its writer's actions see it. Blocking but for `append`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka.admin import AdminClient
+
+from tidelog.engine.writer import Action, Append, Commit, Fence, FindEnd, Read, Reset
+from tidelog.kafka.replay import PartitionReplay
+from tidelog.kafka.topics import high_watermark
+from tidelog.kafka.transactions import TransactionalPair
+
+FIND_END_TIMEOUT_S = 10.0
+
+
+class PartitionLog:
+    """Carries out the actions of a PartitionWriter on Kafka."""
+
+    def __init__(
+        self,
+        *,
+        admin: AdminClient,
+        bootstrap_servers: str,
+        topic: str,
+        partition: int,
+        transaction_timeout_ms: int,
+    ) -> None:
+        self._admin = admin
+        self._bootstrap_servers = bootstrap_servers
+        self._topic = topic
+        self._partition = partition
+        self._replay: PartitionReplay | None = None
+        self._end = 0
+        self._pair = TransactionalPair(
+            bootstrap_servers=bootstrap_servers,
+            topic=topic,
+            partition=partition,
+            timeout_ms=transaction_timeout_ms,
+        )
+
+    def append(self, action: Append) -> None:
+        """Hand records to the transaction; returns at once."""
+        self._pair.append(action.slot, action.begin, action.records)
+
+    def perform(self, action: Action) -> Any:
+        """Carry out an action that takes time; its result, or an exception."""
+        match action:
+            case Fence(slot=slot):
+                return self._pair.fence(slot)
+            case FindEnd():
+                self._end = high_watermark(
+                    self._admin, self._topic, self._partition, FIND_END_TIMEOUT_S
+                )
+                return self._end
+            case Read(offset=offset):
+                return self._read(offset)
+            case Commit(slot=slot):
+                return self._pair.commit(slot)
+            case Reset():
+                self._close_replay()
+                return self._pair.reset()
+            case Append():
+                raise AssertionError("append does not block")
+
+    def close(self) -> None:
+        """Release everything."""
+        self._close_replay()
+        self._pair.reset()
+
+    def _read(self, offset: int) -> Any:
+        if self._replay is None:
+            self._replay = PartitionReplay(
+                bootstrap_servers=self._bootstrap_servers,
+                topic=self._topic,
+                partition=self._partition,
+            )
+        records, position = self._replay.read(offset)
+        if position >= self._end:
+            self._close_replay()
+        return records, position
+
+    def _close_replay(self) -> None:
+        replay, self._replay = self._replay, None
+        if replay is not None:
+            replay.close()

@@ -1,0 +1,148 @@
+"""The two transactional producers of a partition, as blocking calls.
+
+librdkafka waits 20 ms when a transaction begins before the markers of the one before are written;
+two transactional ids in turn never meet that wait. Who may use which, and when, is the engine's
+business (tidelog/engine/writer.py); here a call either succeeds cleanly or raises Uncertain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer
+
+from tidelog.engine.ports import OutgoingRecord
+from tidelog.engine.writer import Slot
+from tidelog.errors import TidelogError
+
+
+class Uncertain(TidelogError):
+    """A call on a transactional producer that did not succeed cleanly."""
+
+
+class TransactionalPair:
+    """The handles of one partition. `append` may be called while the other slot commits."""
+
+    def __init__(
+        self, *, bootstrap_servers: str, topic: str, partition: int, timeout_ms: int
+    ) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._topic = topic
+        self._partition = partition
+        self._timeout_ms = timeout_ms
+        self._handles: dict[Slot, _Handle] = {}
+
+    def fence(self, slot: Slot) -> None:
+        """Open the slot's handle; whoever used its transactional id before can write no more."""
+        handle = _Handle(self._config(slot), self._topic, self._partition)
+        self._handles[slot] = handle
+        handle.init(self._timeout_ms / 1000)
+
+    def append(
+        self, slot: Slot, begin: bool, records: Sequence[OutgoingRecord]
+    ) -> None:
+        """Hand records to the slot's transaction; returns at once."""
+        self._handles[slot].append(begin, records)
+
+    def commit(self, slot: Slot) -> tuple[int, int]:
+        """Commit the slot's transaction: the offsets of its first and its last record."""
+        return self._handles[slot].commit(self._timeout_ms / 1000)
+
+    def reset(self) -> None:
+        """Destroy both handles. What they had not committed is aborted by the next fence."""
+        handles, self._handles = self._handles, {}
+        for handle in handles.values():
+            handle.destroy()
+
+    def _config(self, slot: Slot) -> dict[str, Any]:
+        return {
+            "bootstrap.servers": self._bootstrap_servers,
+            "client.id": f"tidelog-writer-{self._topic}-{self._partition}",
+            "transactional.id": f"{self._topic}-{self._partition}-{slot.value}",
+            "transaction.timeout.ms": self._timeout_ms,
+            # A record that is not delivered within the transaction's life is of no use.
+            "message.timeout.ms": self._timeout_ms,
+            "enable.idempotence": True,
+            "acks": "all",
+            # The commit flushes; until then records gather, so that a transaction is one request.
+            "linger.ms": 100,
+            "batch.num.messages": 100_000,
+            "batch.size": 8 * 1024 * 1024,
+            "message.max.bytes": 8 * 1024 * 1024,
+            "queue.buffering.max.messages": 100_000,
+            "retry.backoff.ms": 5,
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 1_000,
+            "socket.nagle.disable": True,
+            "log.connection.close": False,
+        }
+
+
+class _Handle:
+    """One transactional producer and what it has reported about its current transaction."""
+
+    def __init__(self, config: dict[str, Any], topic: str, partition: int) -> None:
+        self._topic = topic
+        self._partition = partition
+        self._first = self._last = -1
+        self._trouble: str | None = None
+        self._producer = Producer({**config, "error_cb": self._on_error})
+
+    def init(self, timeout_s: float) -> None:
+        try:
+            self._producer.init_transactions(timeout_s)
+        except KafkaException as error:
+            raise Uncertain(f"init_transactions: {error.args[0].str()}") from error
+
+    def append(self, begin: bool, records: Sequence[OutgoingRecord]) -> None:
+        produce: Any = self._producer.produce  # its stub refuses headers of bytes alone
+        topic, partition = self._topic, self._partition
+        try:
+            if begin:
+                self._first = self._last = -1
+                self._trouble = None
+                self._producer.begin_transaction()
+            last = len(records) - 1
+            for number, (key, value, headers) in enumerate(records):
+                if number == last or (begin and number == 0):
+                    produce(
+                        topic,
+                        value,
+                        key,
+                        partition,
+                        on_delivery=self._on_delivery,
+                        headers=headers,
+                    )
+                else:
+                    produce(topic, value, key, partition, headers=headers)
+        except (KafkaException, BufferError) as error:
+            raise Uncertain(f"produce: {error}") from error
+
+    def commit(self, timeout_s: float) -> tuple[int, int]:
+        try:
+            self._producer.commit_transaction(timeout_s)
+            self._producer.poll(0)
+        except KafkaException as error:
+            raise Uncertain(f"commit_transaction: {error.args[0].str()}") from error
+        if self._trouble is not None:
+            raise Uncertain(f"while the transaction was open: {self._trouble}")
+        if self._first < 0 or self._last < 0:
+            raise Uncertain("the commit came back without its delivery reports")
+        return self._first, self._last
+
+    def destroy(self) -> None:
+        """Drop what is queued; nothing is aborted here: the next owner's fence does that."""
+        self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+        del self._producer
+
+    def _on_delivery(self, error: Any, message: Any) -> None:
+        if error is not None:
+            self._trouble = str(error)
+            return
+        offset = message.offset()
+        self._first = offset if self._first < 0 else min(self._first, offset)
+        self._last = max(self._last, offset)
+
+    def _on_error(self, error: Any) -> None:
+        self._trouble = str(error)
