@@ -144,6 +144,7 @@ class PartitionWriter:
         self._open: Batch | None = None
         self._begun = False  # the open batch's transaction has begun
         self._committing: Batch | None = None
+        self._delivered = False  # the committing batch's records have their offsets
         self._expected_offset = 0  # where our next record lands, but for markers
         self._watermark = 0
         self._read_offset = 0
@@ -207,6 +208,8 @@ class PartitionWriter:
         batch = self._open
         if batch is None or batch.appended == len(batch.records):
             return None
+        if self._committing is not None and not self._delivered:
+            return None  # sent beside them, these records could overtake the earlier ones
         records = batch.records[batch.appended :]
         batch.appended = len(batch.records)
         begin, self._begun = not self._begun, True
@@ -217,6 +220,7 @@ class PartitionWriter:
             return None
         batch, self._open = self._open, None
         self._committing, self._busy, self._begun = batch, True, False
+        self._delivered = False
         slot, self._slot = self._slot, self._slot.other
         return Commit(slot, len(batch.records))
 
@@ -268,6 +272,14 @@ class PartitionWriter:
             self._distrust_checkpoint()
             return
         self._finish_replay_at(position)
+
+    def delivered(self) -> None:
+        """The broker has acknowledged all records of the transaction that is being committed.
+
+        Only then may the next transaction send records, for it uses another connection: the order
+        of sequences must be the order of offsets. A driver that never says so appends later.
+        """
+        self._delivered = True
 
     def committed(self, first_offset: int, last_offset: int) -> None:
         """A Commit succeeded cleanly; its records landed from `first_offset` to `last_offset`."""
