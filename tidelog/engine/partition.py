@@ -28,6 +28,9 @@ from tidelog.wire import EventMetadata, read_event_headers
 
 V = TypeVar("V")
 
+EXPIRE_EVERY_CHECKPOINTS = 64
+"""Looking for expired commands costs more than a small checkpoint, so it is done now and then."""
+
 
 class PartitionState:
     """The fold of one partition up to `anchor`."""
@@ -43,6 +46,7 @@ class PartitionState:
         self._seen: _Cache[Seen] = _Cache(limits.cached_seen_max)
         self.anchor: Anchor = store.anchor()
         self._log_time = ""
+        self._checkpoints = 0
 
     def entry(self, key: str) -> Entry:
         """The aggregate's entry; one of version 0 if it has no events."""
@@ -131,7 +135,8 @@ class PartitionState:
 
     def _expire_before(self) -> str:
         """The log time before which seen commands may be forgotten (RFC 3339 sorts as text)."""
-        if not self._log_time:
+        self._checkpoints += 1
+        if not self._log_time or self._checkpoints % EXPIRE_EVERY_CHECKPOINTS:
             return ""
         horizon = datetime.fromisoformat(self._log_time) - timedelta(
             hours=self._limits.idempotency_window_hours

@@ -40,7 +40,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
 class Checkpoint(NamedTuple):
     """What one atomic write saves: changed aggregates, seen commands, and how far they reach.
 
-    Seen commands recorded before `expire_before` may be forgotten.
+    Seen commands recorded before `expire_before` may be forgotten; empty: none now.
     """
 
     entries: Mapping[str, Entry]

@@ -168,6 +168,12 @@ class PartitionOwner:
                 "owner.broken", partition=self._name, error=str(self.writer.broken)
             )
 
+    def _delivered(self) -> None:
+        """The next transaction may send its records while this one ends."""
+        if self._in_worker and self.writer.serving:
+            self.writer.delivered()
+            self._schedule()
+
     def _report(self, action: Action, result: Any) -> None:
         match action:
             case Fence():
@@ -224,7 +230,7 @@ class PartitionOwner:
         while (action := self._jobs.get()) is not None:
             result, failure = None, None
             try:
-                result = self._log.perform(action)
+                result = self._log.perform(action, self._tell_delivered)
             except (
                 Exception
             ) as error:  # reported to the loop, which begins the takeover again
@@ -234,6 +240,29 @@ class PartitionOwner:
             self._log.close()
         finally:
             self._loop.call_soon_threadsafe(self._closed.set)
+
+    def _perform(self, action: Action) -> None:
+        result, failure = None, None
+        try:
+            result = self._log.perform(action, self._tell_delivered)
+        except (
+            Exception
+        ) as error:  # reported to the loop, which begins the takeover again
+            failure = error
+        self._loop.call_soon_threadsafe(self._done, action, result, failure)
+        if failure is None:
+            self._prepare_after(action)
+
+    def _tell_delivered(self) -> None:
+        self._loop.call_soon_threadsafe(self._delivered)
+
+    def _prepare_after(self, action: Action) -> None:
+        try:
+            self._log.prepare_after(action)
+        except (
+            TidelogError
+        ) as error:  # the append that needs it meets the same error and fails
+            log.warning("owner.prepare_failed", partition=self._name, error=str(error))
 
 
 def unavailable_while_moving() -> Unavailable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka.admin import AdminClient
@@ -43,8 +44,11 @@ class PartitionLog:
         """Hand records to the transaction; returns at once."""
         self._pair.append(action.slot, action.begin, action.records)
 
-    def perform(self, action: Action) -> Any:
-        """Carry out an action that takes time; its result, or an exception."""
+    def perform(self, action: Action, delivered: Callable[[], None]) -> Any:
+        """Carry out an action that takes time; its result, or an exception.
+
+        `delivered` is called in the middle of a commit, once its records have their offsets.
+        """
         match action:
             case Fence(slot=slot):
                 return self._pair.fence(slot)
@@ -56,12 +60,17 @@ class PartitionLog:
             case Read(offset=offset):
                 return self._read(offset)
             case Commit(slot=slot):
-                return self._pair.commit(slot)
+                return self._pair.commit(slot, delivered)
             case Reset():
                 self._close_replay()
                 return self._pair.reset()
             case Append():
                 raise AssertionError("append does not block")
+
+    def prepare_after(self, action: Action) -> None:
+        """What can be done ahead once the action has been reported."""
+        if isinstance(action, Commit):
+            self._pair.prepare(action.slot)
 
     def close(self) -> None:
         """Release everything."""

@@ -7,7 +7,8 @@ business (tidelog/engine/writer.py); here a call either succeeds cleanly or rais
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
@@ -45,9 +46,19 @@ class TransactionalPair:
         """Hand records to the slot's transaction; returns at once."""
         self._handles[slot].append(begin, records)
 
-    def commit(self, slot: Slot) -> tuple[int, int]:
-        """Commit the slot's transaction: the offsets of its first and its last record."""
-        return self._handles[slot].commit(self._timeout_ms / 1000)
+    def commit(self, slot: Slot, delivered: Callable[[], None]) -> tuple[int, int]:
+        """Commit the slot's transaction: the offsets of its first and its last record.
+
+        `delivered` is called in between, when the broker has acknowledged all of its records.
+        """
+        handle = self._handles[slot]
+        handle.flush(self._timeout_ms / 1000)
+        delivered()
+        return handle.commit(self._timeout_ms / 1000)
+
+    def prepare(self, slot: Slot) -> None:
+        """Begin the slot's next transaction ahead of its use; nothing reaches the broker yet."""
+        self._handles[slot].begin()
 
     def reset(self) -> None:
         """Destroy both handles. What they had not committed is aborted by the next fence."""
@@ -87,6 +98,8 @@ class _Handle:
         self._partition = partition
         self._first = self._last = -1
         self._trouble: str | None = None
+        self._begun = False
+        self._lock = threading.Lock()
         self._producer = Producer({**config, "error_cb": self._on_error})
 
     def init(self, timeout_s: float) -> None:
@@ -95,14 +108,24 @@ class _Handle:
         except KafkaException as error:
             raise Uncertain(f"init_transactions: {error.args[0].str()}") from error
 
+    def begin(self) -> None:
+        """Begin a transaction unless one has begun. It waits for librdkafka's main thread."""
+        with self._lock:
+            if self._begun:
+                return
+            self._first = self._last = -1
+            self._trouble = None
+            try:
+                self._producer.begin_transaction()
+            except KafkaException as error:
+                raise Uncertain(f"begin_transaction: {error.args[0].str()}") from error
+            self._begun = True
+
     def append(self, begin: bool, records: Sequence[OutgoingRecord]) -> None:
         produce: Any = self._producer.produce  # its stub refuses headers of bytes alone
         topic, partition = self._topic, self._partition
+        self.begin()
         try:
-            if begin:
-                self._first = self._last = -1
-                self._trouble = None
-                self._producer.begin_transaction()
             last = len(records) - 1
             for number, (key, value, headers) in enumerate(records):
                 if number == last or (begin and number == 0):
@@ -119,6 +142,11 @@ class _Handle:
         except (KafkaException, BufferError) as error:
             raise Uncertain(f"produce: {error}") from error
 
+    def flush(self, timeout_s: float) -> None:
+        left = self._producer.flush(timeout_s)
+        if left or self._first < 0 or self._last < 0:
+            raise Uncertain(f"flush: {self._trouble or 'no delivery reports in time'}")
+
     def commit(self, timeout_s: float) -> tuple[int, int]:
         try:
             self._producer.commit_transaction(timeout_s)
@@ -127,8 +155,7 @@ class _Handle:
             raise Uncertain(f"commit_transaction: {error.args[0].str()}") from error
         if self._trouble is not None:
             raise Uncertain(f"while the transaction was open: {self._trouble}")
-        if self._first < 0 or self._last < 0:
-            raise Uncertain("the commit came back without its delivery reports")
+        self._begun = False
         return self._first, self._last
 
     def destroy(self) -> None:

@@ -17,7 +17,7 @@ from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
 from tidelog.engine.ports import Anchor, Checkpoint, Entry, Seen
 from tidelog.message import State
 
-EXPIRED_PER_CHECKPOINT_MAX = 1_000
+EXPIRED_PER_CHECKPOINT_MAX = 100_000
 BLOCK_CACHE_BYTES = 8 * 1024 * 1024
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 
