@@ -50,6 +50,7 @@ from schemas.shipping import (
 )
 from schemas.values import Address, GoodsLine, OrderLine
 from tidelog import Aggregate, Command, Event, Rejected, State
+from tidelog.cli.docs import rules_of
 from tidelog.testing import given as given_events
 from tidelog.testing.strategies import commands_for, messages_of
 
@@ -420,3 +421,19 @@ def test_money_captured_late_is_asked_back_in_full(sent: list[Command]) -> None:
         if any(isinstance(event, PaymentCaptured) and event.late for event in events):
             assert isinstance(after, Payment)
             assert after.refundable == 0
+
+
+@every_aggregate
+@thorough
+@given(data=st.data())
+def test_a_command_is_refused_only_by_the_rules_that_its_reference_names(
+    aggregate: AnyAggregate, data: st.DataObject
+) -> None:
+    named = rules_of(aggregate)
+    state = aggregate.initial
+    for command in data.draw(runs(aggregate)):
+        try:
+            for event in aggregate.decide(command, state):
+                state = aggregate.evolve(state, event)
+        except Rejected as rule:
+            assert type(rule) in named[type(command)]
