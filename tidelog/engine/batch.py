@@ -38,12 +38,17 @@ class Request(msgspec.Struct, kw_only=True, eq=False):
     reply: Callable[[Outcome], None]
     abandoned: bool = False
     attempts: int = 0
+    recorded: bool = False  # its events were in the last transaction that failed
 
 
 class Batch:
-    """What one transaction will hold, and who is answered when it has committed."""
+    """What one transaction will hold, and who is answered when it has committed.
 
-    def __init__(self, first_sequence: int) -> None:
+    `alone`: it holds one command that was in a transaction that failed, and nothing beside it.
+    """
+
+    def __init__(self, first_sequence: int, *, alone: bool = False) -> None:
+        self.alone = alone
         self.next_sequence = first_sequence
         self.records: list[OutgoingRecord] = []
         self.appended = 0
@@ -88,7 +93,20 @@ class Decider:
         return taken
 
     def decide(self, request: Request, batch: Batch, committing: Batch | None) -> None:
-        """Decide one command: its events join `batch`, or its answer is set aside."""
+        """Decide one command: its events join `batch`, or its answer is set aside.
+
+        One bad command harms only itself: whatever it raises is its own answer.
+        """
+        try:
+            self._decide(request, batch, committing)
+        except Exception as fault:
+            error = CommandFault(
+                f"{type(request.envelope.command).__name__} could not be decided."
+            )
+            error.__cause__ = fault
+            self._unproven.append((request, Refused(error)))
+
+    def _decide(self, request: Request, batch: Batch, committing: Batch | None) -> None:
         envelope = request.envelope
         for earlier in (committing, batch):
             if earlier is not None and envelope.command_id in earlier.seen:
@@ -229,5 +247,5 @@ def _first_answer(seen: Seen, request: Request) -> Outcome:
         return Refused(IdempotencyKeyReused())
     # After an uncertain commit the first request itself finds its events here: no replay.
     return Recorded(
-        version=seen.version, events=seen.events, replayed=request.attempts == 0
+        version=seen.version, events=seen.events, replayed=not request.recorded
     )

@@ -8,10 +8,13 @@ A tenure begins with Fence(A), Fence(B), FindEnd and Read until the end. Then co
 against the state in memory plus the overlay of what is not yet committed, and appended in
 transactions that use the two transactional ids in turn: while one commits, the next gathers.
 
-Two rules keep two writers from forking the log (both are held by the simulation):
+Three rules keep two writers apart (the simulation shows what breaks without each):
 - ids are fenced in the order A, then B, and the end of the log is looked up after both;
 - the first transaction of a tenure goes on A and holds a record, and B is used only after that
-  transaction has committed. Whoever has lost A never writes.
+  transaction has committed. Whoever has lost A never writes;
+- until that first commit nothing is decided without a lease that holds after the fences. So one
+  whose fence was late, when the partition had another owner already, cannot write behind the back
+  of that owner, who answers refusals from memory on the strength of its own lease.
 
 Anything but a clean commit is uncertain. There is one way out of it: destroy both handles, wait
 for a newer proof of ownership, take over afresh, read the log to its end, answer what is found
@@ -176,19 +179,19 @@ class PartitionWriter:
         """Decide waiting commands, as many as the open batch may hold.
 
         `sure` says that the driver's lease on the partition holds now. Without it, an answer that
-        no commit will prove (a refusal, a command that changed nothing) becomes NotOwner.
+        no commit will prove (a refusal, a command that changed nothing) becomes NotOwner; and
+        before this tenure's first commit nothing is decided at all.
         """
-        if self.phase is not Phase.SERVING:
+        if self.phase is not Phase.SERVING or not (sure or self._proven):
             return
         while self._queue and self._may_gather():
             request = self._queue.popleft()
+            alone, self._singles = self._singles > 0, max(self._singles - 1, 0)
             if request.abandoned:
                 continue
-            batch = self._open or Batch(self._next_sequence())
+            batch = self._open or Batch(self._next_sequence(), alone=alone)
             self._decider.decide(request, batch, self._committing)
             self._collect(sure)
-            if self._singles:
-                self._singles -= 1
             if batch.records:
                 self._open = batch
 
@@ -209,7 +212,9 @@ class PartitionWriter:
         if batch is None or batch.appended == len(batch.records):
             return None
         if self._committing is not None and not self._delivered:
-            return None  # sent beside them, these records could overtake the earlier ones
+            return (
+                None  # sent beside them, these records could overtake the earlier ones
+            )
         records = batch.records[batch.appended :]
         batch.appended = len(batch.records)
         begin, self._begun = not self._begun, True
@@ -303,12 +308,13 @@ class PartitionWriter:
         self._attempt += 1
         undecided = [*_requests(self._committing), *_requests(self._open)]
         for batch in (self._committing, self._open):
-            for request, _ in batch.outcomes if batch else ():
+            for request, outcome in batch.outcomes if batch else ():
                 request.attempts += 1
+                request.recorded = isinstance(outcome, Recorded)
         self._open = self._committing = None
         self._begun = self._proven = False
         self._slot = Slot.A
-        self._singles = len(undecided)
+        self._singles += len(undecided)
         self._queue.extendleft(reversed(undecided))
         self._give_up_on_the_tired()
 
@@ -348,13 +354,14 @@ class PartitionWriter:
     def _may_gather(self) -> bool:
         """Whether one more command may join the open batch."""
         alone = self._singles > 0 or not self._proven
-        if alone and self._committing is not None:
+        committing = self._committing
+        if committing is not None and (alone or committing.alone):
             return False
         if self._open is None:
             return True
-        commands_max = 1 if self._singles else self._limits.batch_commands_max
         return (
-            len(self._open.outcomes) < commands_max
+            not self._open.alone
+            and len(self._open.outcomes) < self._limits.batch_commands_max
             and self._open.bytes < self._limits.batch_bytes_max
         )
 
@@ -460,6 +467,7 @@ class PartitionWriter:
             if request.attempts < self._limits.attempts_max
         ]
         self._queue = deque(kept)
+        self._singles = max(self._singles - len(tired), 0)
 
 
 MARKERS_MAX = 2
