@@ -19,6 +19,8 @@ from tidelog.message import (
 from tidelog.position import Position
 from tidelog.projection import Projection
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Aggregate",
     "Command",
