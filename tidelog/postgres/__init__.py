@@ -1,0 +1,1 @@
+"""PostgreSQL adapters: read models, their positions, and what tells readers about them."""
