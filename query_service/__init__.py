@@ -1,0 +1,1 @@
+"""Queries: the read models over HTTP."""
