@@ -1,0 +1,136 @@
+"""Bounds on what comes before a request: the header block, the wait for it, the connections.
+
+uvicorn's own protocol for httptools has none of these, and answers what it cannot parse in plain
+text. Here every refusal is a problem document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import httptools
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from tidelog.errors import Malformed, Overloaded, TidelogError
+from tidelog.http.errors import HeadersTooLarge, RequestTimeout
+from tidelog.http.headers import continued_trace
+from tidelog.http.problems import MEDIA_TYPE, problem_headers, problem_of
+
+HEAD_BYTES_MAX: Final = 32 * 1024
+HEAD_TIMEOUT_S: Final = 10.0
+"""How long a connection may take over the head of its request, and before its first one."""
+
+CONNECTIONS_MAX: Final = 8_192
+LINGER_S: Final = 1.0
+"""How long a refused connection is read from, so that its sender gets the answer."""
+
+_FIELD_OVERHEAD = 4  # ": " and CR LF
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """The server's side of one connection."""
+
+    head_timeout_s: float = HEAD_TIMEOUT_S
+    connections_max: int = CONNECTIONS_MAX
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_open = False
+        self._head_bytes = 0
+        self._chunk_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._fault: TidelogError | None = None
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuse one connection too many; wait for the first request only so long."""
+        super().connection_made(transport)
+        if len(self.connections) > self.connections_max:
+            self._refuse(Overloaded("Too many connections are open. Try again later."))
+        else:
+            self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, and look at what a head that goes on has taken so far."""
+        if self._refused:
+            return
+        self._chunk_bytes = len(data)
+        super().data_received(data)
+        if self._head_open:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(_too_large())
+            elif self._head_timer is None:
+                self._start_head_timer()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._head_open = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A head ends. Its size is only counted where it can be over the bound."""
+        self._head_open = False
+        if self._head_timer is not None:
+            self._stop_head_timer()
+        if self._head_bytes + self._chunk_bytes > HEAD_BYTES_MAX:
+            self._check_head()
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be parsed, or was refused while it was parsed."""
+        self._refuse(self._fault or Malformed("The request is not valid HTTP/1.1."))
+
+    def _check_head(self) -> None:
+        fields = sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in self.headers)
+        if fields + len(self.url) > HEAD_BYTES_MAX:
+            self._fault = _too_large()
+            raise httptools.HttpParserError("the head is too large")
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        if self._head_open:
+            self._refuse(RequestTimeout("The request did not arrive in time."))
+        else:
+            self.transport.close()
+
+    def _refuse(self, error: TidelogError) -> None:
+        """Answer, and close the connection once its sender had the time to read that."""
+        self._refused = True
+        self._stop_head_timer()
+        if not self.transport.is_closing():
+            self.transport.write(_refusal(error))
+            self.loop.call_later(LINGER_S, self.transport.close)
+
+
+def _too_large() -> HeadersTooLarge:
+    return HeadersTooLarge(f"The request line and headers may be at most {HEAD_BYTES_MAX} bytes.")
+
+
+def _refusal(error: TidelogError) -> bytes:
+    trace_id = continued_trace(None).trace_id
+    body = msgspec.json.encode(problem_of(error, "", trace_id))
+    headers = [
+        (b"content-type", MEDIA_TYPE),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+        *problem_headers(error),
+    ]
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])
