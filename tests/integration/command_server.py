@@ -1,0 +1,156 @@
+"""A command service on a real server and a free port, with the writer on the in-memory log."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from command_service.aggregates import AGGREGATES
+from tidelog.http.command_api import CommandApi
+from tidelog.http.protocol import BoundedProtocol
+from tidelog.http.server import server_of, url_of
+from tidelog.http.service import Service, build_service
+from tidelog.memory import MemoryDoor
+
+PARTITIONS = 4
+MARKER = "EVIL-marker-7f3a"
+"""Stands in bad input, so that a test can tell whether an answer repeats it."""
+
+
+class MemoryOperations:
+    """The OperationStore of tests."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Any]] = {}
+
+    async def start(self, id: str, context: str) -> None:
+        """Remember the operation as running."""
+        self.kept.setdefault(id, {"id": id, "status": "running"})
+
+    async def get(self, id: str) -> dict[str, Any] | None:
+        """The operation, or None."""
+        return self.kept.get(id)
+
+
+def order_body(**changes: Any) -> dict[str, Any]:
+    """A good body of place-order, with changes."""
+    return {
+        "customer_id": "c-1",
+        "currency": "EUR",
+        "lines": [{"sku": "tea", "quantity": 2, "unit_price": 350}],
+        "ship_to": {
+            "name": "Ada",
+            "street": "1 Main St",
+            "city": "Turin",
+            "postal_code": "10121",
+            "country": "IT",
+        },
+        **changes,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandServer:
+    """The running server, and what tests ask of it."""
+
+    url: str
+    door: MemoryDoor
+    operations: MemoryOperations
+    client: httpx2.Client = field(repr=False)
+
+    def post(self, path: str, body: Any = None, **headers: str) -> httpx2.Response:
+        """POST JSON (or bytes as they are); `If_Match` stands for the header If-Match."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        named = {"Content-Type": "application/json"}
+        named.update({name.replace("_", "-"): value for name, value in headers.items()})
+        return self.client.post(path, content=content, headers=named)
+
+    def place(self, id: str, body: Any = None, **headers: str) -> httpx2.Response:
+        """POST place-order."""
+        given = order_body() if body is None else body
+        return self.post(f"/orders/{id}/place-order", given, **headers)
+
+    def event_count(self) -> int:
+        """How many events there are in all logs."""
+        contexts = [aggregate.context.name for aggregate in AGGREGATES]
+        return sum(
+            len(self.door.events(context, partition))
+            for context in contexts
+            for partition in range(PARTITIONS)
+        )
+
+    def raw(self, request: bytes, *, timeout_s: float = 5.0) -> bytes:
+        """Send bytes as they are; all that comes back until the server closes or falls silent."""
+        port = int(self.url.rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
+            connection.sendall(request)
+            return read_until_silent(connection, timeout_s)
+
+
+def read_until_silent(connection: socket.socket, timeout_s: float) -> bytes:
+    """What arrives until the other side closes, or nothing comes for a while after an answer."""
+    received = b""
+    connection.settimeout(timeout_s)
+    try:
+        while chunk := connection.recv(65_536):
+            received += chunk
+            connection.settimeout(0.2)
+    except TimeoutError:
+        pass
+    return received
+
+
+@contextmanager
+def serving(app: Service, protocol: type[BoundedProtocol] = BoundedProtocol) -> Iterator[str]:
+    """Run the app on a real server in a thread of its own."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = url_of(listener)
+    server = server_of(app, protocol)
+    thread = threading.Thread(target=lambda: uvloop.run(server.serve(sockets=[listener])))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.005)
+    try:
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive(), "the server stops within its bounds"
+
+
+@contextmanager
+def command_server(
+    *,
+    protocol: type[BoundedProtocol] = BoundedProtocol,
+    door: Any = None,
+    **options: Any,
+) -> Iterator[CommandServer]:
+    """The shop's command service; options go to CommandApi."""
+    memory = MemoryDoor(AGGREGATES, partitions=PARTITIONS)
+    operations = MemoryOperations()
+    api = CommandApi(
+        AGGREGATES,
+        door or memory,
+        operations=operations,
+        **{"command_timeout_ms": 5_000, **options},
+    )
+    app = build_service(
+        name="command_service",
+        version="0.1.0",
+        commands=api,
+        operations=operations,
+        registry=CollectorRegistry(),
+    )
+    with serving(app, protocol) as url, httpx2.Client(base_url=url) as client:
+        yield CommandServer(url=url, door=memory, operations=operations, client=client)
