@@ -147,20 +147,14 @@ def _reserve(command: ReserveStock, item: StockItem) -> list[InventoryEvent]:
                 available=item.available,
             )
         ]
-    return [
-        StockReserved(
-            sku=command.sku, order_id=command.order_id, quantity=command.quantity
-        )
-    ]
+    return [StockReserved(sku=command.sku, order_id=command.order_id, quantity=command.quantity)]
 
 
 def _release(command: ReleaseStock, item: StockItem) -> list[InventoryEvent]:
     settled = item.settled.get(command.order_id)
     if settled is None:
         held = item.reservations.get(command.order_id, 0)
-        return [
-            StockReleased(sku=command.sku, order_id=command.order_id, quantity=held)
-        ]
+        return [StockReleased(sku=command.sku, order_id=command.order_id, quantity=held)]
     if settled.outcome == "sold":
         raise StockAlreadySold(command.order_id)
     return []

@@ -156,9 +156,7 @@ def evolve(order: Order, event: OrderEvent) -> Order:
     assert_never(event)
 
 
-orders = Aggregate(
-    name="order", context=ORDERS, initial=Order(), decide=decide, evolve=evolve
-)
+orders = Aggregate(name="order", context=ORDERS, initial=Order(), decide=decide, evolve=evolve)
 
 
 def _place(command: PlaceOrder, order: Order) -> list[OrderEvent]:
@@ -197,9 +195,7 @@ def _mark_reserved(command: MarkOrderReserved, order: Order) -> list[OrderEvent]
     return [OrderReserved(order_id=command.order_id)]
 
 
-def _mark_paid(
-    command: MarkOrderPaid, order: Order, content: OrderPlaced
-) -> list[OrderEvent]:
+def _mark_paid(command: MarkOrderPaid, order: Order, content: OrderPlaced) -> list[OrderEvent]:
     if order.status == "placed":
         raise OrderNotReserved(command.order_id)
     if order.status != "reserved":

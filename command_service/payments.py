@@ -119,9 +119,7 @@ def evolve(payment: Payment, event: PaymentEvent) -> Payment:
     """The payment after the event."""
     match event:
         case PaymentRequested(amount=amount, currency=currency):
-            return replace(
-                payment, status="requested", amount=amount, currency=currency
-            )
+            return replace(payment, status="requested", amount=amount, currency=currency)
         case PaymentCaptured():
             return replace(payment, status="captured")
         case PaymentDeclined():
@@ -159,9 +157,7 @@ def _request(command: RequestPayment, payment: Payment) -> list[PaymentEvent]:
     ]
 
 
-def _record_captured(
-    command: RecordPaymentCaptured, payment: Payment
-) -> list[PaymentEvent]:
+def _record_captured(command: RecordPaymentCaptured, payment: Payment) -> list[PaymentEvent]:
     if payment.currency == "":
         raise PaymentNeverRequested(command.order_id)
     if command.amount != payment.amount:
@@ -181,25 +177,19 @@ def _record_captured(
     return [captured, _refund_of_all(command.order_id, payment, payment.amount)]
 
 
-def _record_declined(
-    command: RecordPaymentDeclined, payment: Payment
-) -> list[PaymentEvent]:
+def _record_declined(command: RecordPaymentDeclined, payment: Payment) -> list[PaymentEvent]:
     if _still_open(command, payment):
         return [PaymentDeclined(order_id=command.order_id, reason=command.reason)]
     return []
 
 
-def _record_voided(
-    command: RecordPaymentVoided, payment: Payment
-) -> list[PaymentEvent]:
+def _record_voided(command: RecordPaymentVoided, payment: Payment) -> list[PaymentEvent]:
     if _still_open(command, payment):
         return [PaymentVoided(order_id=command.order_id)]
     return []
 
 
-def _still_open(
-    command: RecordPaymentDeclined | RecordPaymentVoided, payment: Payment
-) -> bool:
+def _still_open(command: RecordPaymentDeclined | RecordPaymentVoided, payment: Payment) -> bool:
     """Whether the provider's answer is the first one; a contradiction is refused."""
     if payment.currency == "":
         raise PaymentNeverRequested(command.order_id)
@@ -221,9 +211,7 @@ def _void(command: VoidPayment, payment: Payment) -> list[PaymentEvent]:
     assert_never(payment.status)
 
 
-def _refund_of_all(
-    order_id: str, payment: Payment, amount: int
-) -> PaymentRefundRequested:
+def _refund_of_all(order_id: str, payment: Payment, amount: int) -> PaymentRefundRequested:
     return PaymentRefundRequested(
         order_id=order_id, amount=amount, currency=payment.currency, return_id=None
     )

@@ -133,9 +133,7 @@ def evolve(state: Return, event: ReturnEvent) -> Return:
     assert_never(event)
 
 
-returns = Aggregate(
-    name="return", context=RETURNS, initial=Return(), decide=decide, evolve=evolve
-)
+returns = Aggregate(name="return", context=RETURNS, initial=Return(), decide=decide, evolve=evolve)
 
 
 def _request(command: RequestReturn, state: Return) -> list[ReturnEvent]:
@@ -158,9 +156,7 @@ def _approve(state: Return, content: ReturnRequested) -> list[ReturnEvent]:
     return [ReturnApproved(return_id=content.return_id, order_id=content.order_id)]
 
 
-def _refuse(
-    command: RefuseReturn, state: Return, content: ReturnRequested
-) -> list[ReturnEvent]:
+def _refuse(command: RefuseReturn, state: Return, content: ReturnRequested) -> list[ReturnEvent]:
     if state.status == "refused":
         return []
     if state.status == "failed":
@@ -219,9 +215,7 @@ def _complete(
     ]
 
 
-def _fail(
-    command: FailReturn, state: Return, content: ReturnRequested
-) -> list[ReturnEvent]:
+def _fail(command: FailReturn, state: Return, content: ReturnRequested) -> list[ReturnEvent]:
     if state.status == "failed":
         return []
     if state.status == "refused":

@@ -114,9 +114,7 @@ def _request(command: RequestShipment, shipment: Shipment) -> list[ShippingEvent
     if shipment.status != "new":
         return []  # Asked for, or cancelled before it was: the answer is in the log.
     return [
-        ShipmentRequested(
-            order_id=command.order_id, ship_to=command.ship_to, lines=command.lines
-        )
+        ShipmentRequested(order_id=command.order_id, ship_to=command.ship_to, lines=command.lines)
     ]
 
 
@@ -129,9 +127,7 @@ def _cancel(command: CancelShipment, shipment: Shipment) -> list[ShippingEvent]:
     assert_never(shipment.status)
 
 
-def _record_arranged(
-    command: RecordShipmentArranged, shipment: Shipment
-) -> list[ShippingEvent]:
+def _record_arranged(command: RecordShipmentArranged, shipment: Shipment) -> list[ShippingEvent]:
     _check_requested(command.order_id, shipment)
     if shipment.tracking:
         if shipment.tracking != command.tracking:
@@ -149,9 +145,7 @@ def _record_arranged(
     return [arranged]
 
 
-def _record_refused(
-    command: RecordShipmentRefused, shipment: Shipment
-) -> list[ShippingEvent]:
+def _record_refused(command: RecordShipmentRefused, shipment: Shipment) -> list[ShippingEvent]:
     _check_requested(command.order_id, shipment)
     if shipment.status in ("arranged", "dispatched", "delivered"):
         raise ShipmentAlreadyArranged(command.order_id)
@@ -160,9 +154,7 @@ def _record_refused(
     return [ShipmentRefused(order_id=command.order_id, reason=command.reason)]
 
 
-def _record_dispatched(
-    command: RecordDispatched, shipment: Shipment
-) -> list[ShippingEvent]:
+def _record_dispatched(command: RecordDispatched, shipment: Shipment) -> list[ShippingEvent]:
     _check_requested(command.order_id, shipment)
     if shipment.status in ("dispatched", "delivered", "cancelled"):
         return []  # Cancelled: it is being called back.
@@ -171,9 +163,7 @@ def _record_dispatched(
     return [ShipmentDispatched(order_id=command.order_id)]
 
 
-def _record_delivered(
-    command: RecordDelivered, shipment: Shipment
-) -> list[ShippingEvent]:
+def _record_delivered(command: RecordDelivered, shipment: Shipment) -> list[ShippingEvent]:
     _check_requested(command.order_id, shipment)
     delivered = ShipmentDelivered(order_id=command.order_id)
     if shipment.status == "delivered":

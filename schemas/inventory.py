@@ -110,6 +110,4 @@ InventoryEvent = (
     | StockReturned
 )
 
-INVENTORY = Context(
-    name="inventory", key="sku", commands=InventoryCommand, events=InventoryEvent
-)
+INVENTORY = Context(name="inventory", key="sku", commands=InventoryCommand, events=InventoryEvent)

@@ -200,6 +200,4 @@ OrderEvent = (
     | OrderReturned
 )
 
-ORDERS = Context(
-    name="orders", key="order_id", commands=OrderCommand, events=OrderEvent
-)
+ORDERS = Context(name="orders", key="order_id", commands=OrderCommand, events=OrderEvent)

@@ -137,6 +137,4 @@ PaymentEvent = (
     | PaymentVoided
 )
 
-PAYMENTS = Context(
-    name="payments", key="order_id", commands=PaymentCommand, events=PaymentEvent
-)
+PAYMENTS = Context(name="payments", key="order_id", commands=PaymentCommand, events=PaymentEvent)

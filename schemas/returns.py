@@ -144,6 +144,4 @@ ReturnEvent = (
     | ReturnFailed
 )
 
-RETURNS = Context(
-    name="returns", key="return_id", commands=ReturnCommand, events=ReturnEvent
-)
+RETURNS = Context(name="returns", key="return_id", commands=ReturnCommand, events=ReturnEvent)

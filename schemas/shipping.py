@@ -109,6 +109,4 @@ ShippingEvent = (
     | ShipmentDelivered
 )
 
-SHIPPING = Context(
-    name="shipping", key="order_id", commands=ShippingCommand, events=ShippingEvent
-)
+SHIPPING = Context(name="shipping", key="order_id", commands=ShippingCommand, events=ShippingEvent)

@@ -51,9 +51,7 @@ Events and internal commands hold this form: the log is for ever, and a currency
 one day must still be read. Commands that people send hold `Currency`, the list itself.
 """
 
-Day = Annotated[
-    str, Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])(?![\s\S])")
-]
+Day = Annotated[str, Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])(?![\s\S])")]
 """A calendar day in UTC: `2026-07-31`."""
 
 Currency = Literal[

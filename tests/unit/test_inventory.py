@@ -54,15 +54,13 @@ def test_received_stock_is_on_hand() -> None:
 
 
 def test_receiving_twice_adds_twice() -> None:
-    given(inventory, received).when(ReceiveStock(sku=SKU, quantity=5)).then(
-        received
-    ).then_state(on_hand=10)
+    given(inventory, received).when(ReceiveStock(sku=SKU, quantity=5)).then(received).then_state(
+        on_hand=10
+    )
 
 
 def test_available_stock_is_reserved() -> None:
-    given(inventory, received).when(reserve).then(reserved).then_state(
-        on_hand=5, reserved=3
-    )
+    given(inventory, received).when(reserve).then(reserved).then_state(on_hand=5, reserved=3)
 
 
 def test_reserving_twice_changes_nothing() -> None:
@@ -82,9 +80,9 @@ def test_a_sku_that_never_received_stock_refuses_by_an_event() -> None:
 def test_only_what_others_have_not_reserved_is_available() -> None:
     given(inventory, received, reserved).when(
         ReserveStock(sku=SKU, order_id="o-2", quantity=3)
-    ).then(
-        StockReservationRefused(sku=SKU, order_id="o-2", quantity=3, available=2)
-    ).then_state(reserved=3)
+    ).then(StockReservationRefused(sku=SKU, order_id="o-2", quantity=3, available=2)).then_state(
+        reserved=3
+    )
 
 
 def test_a_refusal_is_final_for_its_order_also_when_stock_arrives() -> None:
@@ -136,9 +134,7 @@ def test_sold_stock_cannot_be_released() -> None:
 
 
 def test_the_goods_of_a_cancelled_sale_come_back() -> None:
-    given(inventory, received, reserved, sold).when(take_back).then(
-        returned
-    ).then_state(on_hand=5)
+    given(inventory, received, reserved, sold).when(take_back).then(returned).then_state(on_hand=5)
 
 
 def test_returning_twice_changes_nothing() -> None:
@@ -156,9 +152,9 @@ def test_each_return_of_an_order_comes_back_once() -> None:
 
 
 def test_no_more_comes_back_than_was_sold() -> None:
-    given(inventory, received, reserved, sold).when(
-        replace(take_back, quantity=4)
-    ).rejected(StockNotSold)
+    given(inventory, received, reserved, sold).when(replace(take_back, quantity=4)).rejected(
+        StockNotSold
+    )
     given(inventory, received, reserved, sold, returned).when(
         replace(take_back, quantity=1, return_id="r-1")
     ).rejected(StockNotSold)
@@ -168,18 +164,13 @@ def test_no_more_comes_back_than_was_sold() -> None:
     "history", [(received, reserved), (received, reserved, released), (refused,)]
 )
 def test_only_sold_stock_comes_back(
-    history: tuple[
-        StockReceived | StockReserved | StockReleased | StockReservationRefused, ...
-    ],
+    history: tuple[StockReceived | StockReserved | StockReleased | StockReservationRefused, ...],
 ) -> None:
     given(inventory, *history).when(take_back).rejected(StockNotSold)
 
 
 def test_the_memory_of_ended_reservations_is_bounded_and_forgets_the_oldest() -> None:
-    ended = [
-        StockReleased(sku=SKU, order_id=f"o-{n}", quantity=0)
-        for n in range(SETTLED_MAX + 1)
-    ]
+    ended = [StockReleased(sku=SKU, order_id=f"o-{n}", quantity=0) for n in range(SETTLED_MAX + 1)]
     state = given(inventory, *ended).state
     assert len(state.settled) == SETTLED_MAX
     assert "o-0" not in state.settled
@@ -187,13 +178,10 @@ def test_the_memory_of_ended_reservations_is_bounded_and_forgets_the_oldest() ->
 
 
 def test_a_sale_that_is_forgotten_can_still_come_back() -> None:
-    others = [
-        StockReleased(sku=SKU, order_id=f"x-{n}", quantity=0)
-        for n in range(SETTLED_MAX)
-    ]
-    given(inventory, received, reserved, sold, *others).when(take_back).then(
-        returned
-    ).then_state(on_hand=5)
+    others = [StockReleased(sku=SKU, order_id=f"x-{n}", quantity=0) for n in range(SETTLED_MAX)]
+    given(inventory, received, reserved, sold, *others).when(take_back).then(returned).then_state(
+        on_hand=5
+    )
 
 
 def test_the_memory_of_returns_is_bounded() -> None:

@@ -59,7 +59,7 @@ def refusal(kind: type[Command], data: dict[str, Any]) -> str:
         order(lines=[line(unit_price=10**12)]),
         order(lines=[line(sku=f"s-{n}") for n in range(100)]),
         order(lines=[line(quantity=9007, unit_price=10**12)]),
-        order(ship_to=address(name="Élodie d’Août", postal_code="SW1A 1AA")),
+        order(ship_to=address(name="Élodie d Août", postal_code="SW1A 1AA")),
         order(order_id="~a.b_c-9" * 16),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_total_holds_in_every_reader() -> None:
     dear = [line(sku=f"s-{n}", quantity=9, unit_price=10**12) for n in range(100)]
     read(PlaceOrder, order(lines=dear))
     over = [line(quantity=9008, unit_price=10**12)]
-    assert 9008 * 10**12 > TOTAL_MAX
+    assert TOTAL_MAX < 9008 * 10**12
     assert refusal(PlaceOrder, order(lines=over)).endswith("at `$.lines`")
 
 

@@ -21,9 +21,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "messages.md"
 
 
 def test_the_page_is_what_the_code_says() -> None:
-    assert PAGE.read_text(encoding="utf-8") == messages_page(
-        AGGREGATES, PUBLIC_COMMANDS
-    ), "docs/reference/messages.md is stale. Run: tidelog docs messages"
+    assert PAGE.read_text(encoding="utf-8") == messages_page(AGGREGATES, PUBLIC_COMMANDS), (
+        "docs/reference/messages.md is stale. Run: tidelog docs messages"
+    )
 
 
 def test_every_context_has_its_aggregate() -> None:

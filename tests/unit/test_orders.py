@@ -48,13 +48,9 @@ LINES = (
     OrderLine(sku="tea", quantity=2, unit_price=350),
     OrderLine(sku="cup", quantity=1, unit_price=900),
 )
-HOME = Address(
-    name="Ada", street="1 Main St", city="Turin", postal_code="10121", country="IT"
-)
+HOME = Address(name="Ada", street="1 Main St", city="Turin", postal_code="10121", country="IT")
 
-place = PlaceOrder(
-    order_id=ID, customer_id="c-1", currency="EUR", lines=LINES, ship_to=HOME
-)
+place = PlaceOrder(order_id=ID, customer_id="c-1", currency="EUR", lines=LINES, ship_to=HOME)
 cancel = CancelOrder(order_id=ID, reason="changed my mind")
 mark_reserved = MarkOrderReserved(order_id=ID)
 mark_paid = MarkOrderPaid(order_id=ID, paid_on="2026-07-31")
@@ -80,9 +76,7 @@ confirmed = OrderConfirmed(
     total=1600,
     paid_on="2026-07-31",
 )
-cancelling = OrderCancellationRequested(
-    order_id=ID, reason="changed my mind", confirmed=False
-)
+cancelling = OrderCancellationRequested(order_id=ID, reason="changed my mind", confirmed=False)
 cancelling_a_sale = replace(cancelling, confirmed=True)
 cancelled = OrderCancelled(
     order_id=ID,
@@ -190,9 +184,7 @@ def test_an_order_is_delivered_only_after_it_is_confirmed() -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_an_order_can_be_cancelled_until_it_is_confirmed(length: int) -> None:
-    given(orders, *TO_PAID[:length]).when(cancel).then(cancelling).then_state(
-        status="cancelling"
-    )
+    given(orders, *TO_PAID[:length]).when(cancel).then(cancelling).then_state(status="cancelling")
 
 
 def test_a_confirmed_order_can_be_cancelled_and_says_that_it_was_a_sale() -> None:
@@ -201,9 +193,7 @@ def test_a_confirmed_order_can_be_cancelled_and_says_that_it_was_a_sale() -> Non
 
 def test_cancelling_twice_changes_nothing_and_the_first_reason_stays() -> None:
     again = replace(cancel, reason="payment declined")
-    given(orders, placed, cancelling).when(again).then().then_state(
-        reason="changed my mind"
-    )
+    given(orders, placed, cancelling).when(again).then().then_state(reason="changed my mind")
     given(orders, placed, cancelling, cancelled).when(again).then()
 
 
@@ -269,9 +259,9 @@ def test_goods_come_back_at_the_prices_paid() -> None:
 
 def test_the_last_goods_complete_the_return_of_an_order() -> None:
     rest = send_back("r-2", one_tea, GoodsLine(sku="cup", quantity=1))
-    given(orders, *TO_DELIVERED, sent_back("r-1", one_tea_priced, complete=False)).when(
-        rest
-    ).then(sent_back("r-2", one_tea_priced, LINES[1], complete=True))
+    given(orders, *TO_DELIVERED, sent_back("r-1", one_tea_priced, complete=False)).when(rest).then(
+        sent_back("r-2", one_tea_priced, LINES[1], complete=True)
+    )
 
 
 def test_the_same_return_again_changes_nothing() -> None:
@@ -280,27 +270,21 @@ def test_the_same_return_again_changes_nothing() -> None:
 
 
 def test_only_delivered_goods_can_be_returned() -> None:
-    given(orders, *TO_CONFIRMED).when(send_back("r-1", one_tea)).rejected(
-        OrderNotDelivered
-    )
+    given(orders, *TO_CONFIRMED).when(send_back("r-1", one_tea)).rejected(OrderNotDelivered)
 
 
 def test_no_more_is_returned_than_was_bought() -> None:
     three = GoodsLine(sku="tea", quantity=3)
     two = GoodsLine(sku="tea", quantity=2)
     back = sent_back("r-1", one_tea_priced, complete=False)
-    given(orders, *TO_DELIVERED).when(send_back("r-1", three)).rejected(
-        MoreReturnedThanBought
-    )
-    given(orders, *TO_DELIVERED, back).when(send_back("r-2", two)).rejected(
-        MoreReturnedThanBought
-    )
+    given(orders, *TO_DELIVERED).when(send_back("r-1", three)).rejected(MoreReturnedThanBought)
+    given(orders, *TO_DELIVERED, back).when(send_back("r-2", two)).rejected(MoreReturnedThanBought)
 
 
 def test_goods_of_another_order_are_not_taken_back() -> None:
-    given(orders, *TO_DELIVERED).when(
-        send_back("r-1", GoodsLine(sku="pot", quantity=1))
-    ).rejected(MoreReturnedThanBought)
+    given(orders, *TO_DELIVERED).when(send_back("r-1", GoodsLine(sku="pot", quantity=1))).rejected(
+        MoreReturnedThanBought
+    )
 
 
 def test_the_returns_of_an_order_are_bounded() -> None:
@@ -314,6 +298,6 @@ def test_the_returns_of_an_order_are_bounded() -> None:
     ]
     pin = replace(many, quantity=1)
     back = [sent_back(f"r-{n}", pin, complete=False) for n in range(RETURNS_MAX)]
-    given(orders, *bought, *back).when(
-        send_back("r-x", GoodsLine(sku="pin", quantity=1))
-    ).rejected(TooManyReturns)
+    given(orders, *bought, *back).when(send_back("r-x", GoodsLine(sku="pin", quantity=1))).rejected(
+        TooManyReturns
+    )

@@ -50,13 +50,9 @@ fail = FailReturn(return_id=ID, reason="not bought")
 requested = ReturnRequested(return_id=ID, order_id="o-1", lines=LINES, reason="too big")
 approved = ReturnApproved(return_id=ID, order_id="o-1")
 refused = ReturnRefused(return_id=ID, order_id="o-1", reason="not ours")
-labelled = ReturnLabelIssued(
-    return_id=ID, order_id="o-1", carrier="Swift", tracking="T-9"
-)
+labelled = ReturnLabelIssued(return_id=ID, order_id="o-1", carrier="Swift", tracking="T-9")
 received = ReturnGoodsReceived(return_id=ID, order_id="o-1", lines=LINES)
-completed = ReturnCompleted(
-    return_id=ID, order_id="o-1", lines=LINES, amount=350, currency="EUR"
-)
+completed = ReturnCompleted(return_id=ID, order_id="o-1", lines=LINES, amount=350, currency="EUR")
 failed = ReturnFailed(return_id=ID, order_id="o-1", reason="not bought")
 
 WAY: tuple[ReturnEvent, ...] = (requested, approved, labelled, received, completed)

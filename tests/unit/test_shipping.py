@@ -32,9 +32,7 @@ from tidelog import replace
 from tidelog.testing import given
 
 ID = "o-1"
-HOME = Address(
-    name="Ada", street="1 Main St", city="Turin", postal_code="10121", country="IT"
-)
+HOME = Address(name="Ada", street="1 Main St", city="Turin", postal_code="10121", country="IT")
 LINES = (GoodsLine(sku="tea", quantity=2),)
 
 request = RequestShipment(order_id=ID, ship_to=HOME, lines=LINES)
@@ -62,14 +60,10 @@ def test_a_shipment_is_requested_once() -> None:
 def test_a_shipment_goes_from_requested_to_delivered() -> None:
     given(shipping, requested).when(record_arranged).then(arranged)
     given(shipping, requested, arranged).when(record_dispatched).then(dispatched)
-    given(shipping, requested, arranged, dispatched).when(record_delivered).then(
-        delivered
-    )
+    given(shipping, requested, arranged, dispatched).when(record_delivered).then(delivered)
 
 
-@pytest.mark.parametrize(
-    "command", [record_arranged, record_dispatched, record_delivered]
-)
+@pytest.mark.parametrize("command", [record_arranged, record_dispatched, record_delivered])
 def test_a_report_that_comes_twice_changes_nothing(command: ShippingCommand) -> None:
     history = (requested, arranged, dispatched, delivered)
     given(shipping, *history).when(command).then()
@@ -93,9 +87,7 @@ def test_the_carrier_can_refuse_once() -> None:
 def test_an_accepted_parcel_cannot_be_refused_or_booked_twice() -> None:
     booked = given(shipping, requested, arranged)
     booked.when(record_refused).rejected(ShipmentAlreadyArranged)
-    booked.when(replace(record_arranged, tracking="T-2")).rejected(
-        ShipmentAlreadyArranged
-    )
+    booked.when(replace(record_arranged, tracking="T-2")).rejected(ShipmentAlreadyArranged)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +114,8 @@ def test_a_cancel_that_outran_its_request_keeps_it_from_being_made() -> None:
 def test_a_late_arrangement_is_recorded_and_cancelled_at_once(
     answer: ShippingEvent,
 ) -> None:
-    given(shipping, requested, answer).when(record_arranged).then(
-        arranged_late, cancelled
-    )
-    given(shipping, requested, answer, arranged_late, cancelled).when(
-        record_arranged
-    ).then()
+    given(shipping, requested, answer).when(record_arranged).then(arranged_late, cancelled)
+    given(shipping, requested, answer, arranged_late, cancelled).when(record_arranged).then()
 
 
 def test_a_late_refusal_of_a_cancelled_shipment_is_quiet() -> None:
@@ -145,9 +133,7 @@ def test_a_delivery_after_the_cancel_is_a_contradiction() -> None:
 
 
 def test_a_delivery_whose_dispatch_was_lost_states_both() -> None:
-    given(shipping, requested, arranged).when(record_delivered).then(
-        dispatched, delivered
-    )
+    given(shipping, requested, arranged).when(record_delivered).then(dispatched, delivered)
 
 
 @pytest.mark.parametrize("command", [record_dispatched, record_delivered])

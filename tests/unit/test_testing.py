@@ -61,9 +61,7 @@ class GlassIsFull(Rejected):
     """A full glass cannot be filled."""
 
 
-GLASSES = Context(
-    name="glasses", key="glass_id", commands=Fill | Break, events=Filled | Broken
-)
+GLASSES = Context(name="glasses", key="glass_id", commands=Fill | Break, events=Filled | Broken)
 
 
 def decide(command: Fill | Break, glass: Glass) -> list[Filled | Broken]:
@@ -92,9 +90,7 @@ def evolve(glass: Glass, event: Filled | Broken) -> Glass:
     assert_never(event)
 
 
-glasses = Aggregate(
-    name="glass", context=GLASSES, initial=Glass(), decide=decide, evolve=evolve
-)
+glasses = Aggregate(name="glass", context=GLASSES, initial=Glass(), decide=decide, evolve=evolve)
 
 
 class Shelf(Row):
@@ -187,9 +183,7 @@ def test_a_true_sentence_passes() -> None:
         ),
     ],
 )
-def test_a_false_sentence_fails_and_says_why(
-    sentence: Callable[[], object], told: str
-) -> None:
+def test_a_false_sentence_fails_and_says_why(sentence: Callable[[], object], told: str) -> None:
     with pytest.raises(AssertionError, match=re.escape(told)):
         sentence()
 

@@ -18,9 +18,7 @@ from tidelog.message import Command, Message
 
 AnyAggregate = Aggregate[Any, Any, Any]
 
-docs_app = typer.Typer(
-    help="Write reference pages from the code.", no_args_is_help=True
-)
+docs_app = typer.Typer(help="Write reference pages from the code.", no_args_is_help=True)
 
 
 @docs_app.callback()
@@ -56,9 +54,7 @@ def messages(
     typer.echo(f"wrote {output}", err=True)
 
 
-def messages_page(
-    aggregates: Sequence[AnyAggregate], public: Sequence[type[Command]]
-) -> str:
+def messages_page(aggregates: Sequence[AnyAggregate], public: Sequence[type[Command]]) -> str:
     """The whole page, as Markdown."""
     parts = [_INTRODUCTION]
     for aggregate in aggregates:
@@ -106,10 +102,7 @@ def _section(aggregate: AnyAggregate, public: Sequence[type[Command]]) -> Iterat
     yield f"### {context.name}: rules\n"
     yield from _table(
         ["Rule", "Problem", "Meaning"],
-        [
-            (f"`{name}`", f"`/problems/{rule.slug()}`", _prose(rule))
-            for name, rule in named.items()
-        ],
+        [(f"`{name}`", f"`/problems/{rule.slug()}`", _prose(rule)) for name, rule in named.items()],
     )
 
 
@@ -138,9 +131,7 @@ def rules_of(
     """
     module = inspect.getmodule(aggregate.decide)
     tree = ast.parse(inspect.getsource(module or aggregate.decide))
-    functions = {
-        node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)
-    }
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     decide = functions[aggregate.decide.__name__]
     return {
         kind: _rules_raised(_way_of(kind.__name__, decide), functions, module)

@@ -21,9 +21,7 @@ E = TypeVar("E", bound=Event)
 class GivenAggregate(Generic[C, S, E]):
     """An aggregate after some events."""
 
-    def __init__(
-        self, aggregate: Aggregate[C, S, E], history: Sequence[E] = ()
-    ) -> None:
+    def __init__(self, aggregate: Aggregate[C, S, E], history: Sequence[E] = ()) -> None:
         _check_history(aggregate, history)
         self.aggregate = aggregate
         self.history = tuple(history)
@@ -79,9 +77,7 @@ class Outcome(Generic[C, S, E]):
         if self.refusal is None:
             self._fail(f"refused: {rule.__name__}", listed(self.events))
         if type(self.refusal) is not rule:
-            self._fail(
-                f"refused: {rule.__name__}", f"refused: {type(self.refusal).__name__}"
-            )
+            self._fail(f"refused: {rule.__name__}", f"refused: {type(self.refusal).__name__}")
         return self
 
     def then_state(self, **fields: Any) -> Outcome[C, S, E]:
@@ -100,27 +96,21 @@ class Outcome(Generic[C, S, E]):
     def _told(self) -> str:
         return f"{self.given.told()}\nwhen {self.command!r}"
 
-    def _fail(
-        self, expected: Sequence[Event] | str, happened: str, hint: str = ""
-    ) -> None:
+    def _fail(self, expected: Sequence[Event] | str, happened: str, hint: str = "") -> None:
         wanted = expected if isinstance(expected, str) else listed(expected)
         raise AssertionError(
             f"{self._told()}\nthen expected: {wanted}\n     happened: {happened}{hint}"
         )
 
 
-def _check_history(
-    aggregate: Aggregate[Any, Any, Any], history: Sequence[Event]
-) -> None:
+def _check_history(aggregate: Aggregate[Any, Any, Any], history: Sequence[Event]) -> None:
     for event in history:
         assert type(event) in aggregate.context.event_types, (
             f"{type(event).__name__} is not an event of {aggregate.context.name}"
         )
         check_form(event)
     keys = {getattr(event, aggregate.key) for event in history}
-    assert len(keys) <= 1, (
-        f"the given events belong to several aggregates: {sorted(keys)}"
-    )
+    assert len(keys) <= 1, f"the given events belong to several aggregates: {sorted(keys)}"
 
 
 def _check_state(
@@ -136,6 +126,5 @@ def _check_state(
         )
         actual = getattr(state, name)
         assert actual == expected, (
-            f"{told}\nthen {aggregate.name}.{name} expected: {expected!r}\n"
-            f"     but is: {actual!r}"
+            f"{told}\nthen {aggregate.name}.{name} expected: {expected!r}\n     but is: {actual!r}"
         )

@@ -61,9 +61,7 @@ def messages_of(kind: type[M], *, fields: Fields | None = None) -> st.SearchStra
     return st.fixed_dictionaries(drawn).map(partial(_build, kind))
 
 
-def _field(
-    kind: type[Message], field: types.Field, fields: Fields
-) -> st.SearchStrategy[Any]:
+def _field(kind: type[Message], field: types.Field, fields: Fields) -> st.SearchStrategy[Any]:
     for name in (f"{kind.__name__}.{field.name}", field.name):
         if name in fields:
             return fields[name]
