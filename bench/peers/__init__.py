@@ -1,0 +1,1 @@
+"""The other side of each ratio, in its strongest honest form."""
