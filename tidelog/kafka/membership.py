@@ -72,7 +72,7 @@ class GroupMembership:
                 "partition.assignment.strategy": "cooperative-sticky",
                 "session.timeout.ms": session_timeout_ms,
                 "heartbeat.interval.ms": max(session_timeout_ms // 6, 100),
-                "max.poll.interval.ms": 60_000,
+                "max.poll.interval.ms": max(60_000, session_timeout_ms),
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",

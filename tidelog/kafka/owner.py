@@ -29,6 +29,7 @@ from tidelog.engine.writer import (
 )
 from tidelog.errors import TidelogError, Unavailable
 from tidelog.kafka.lease import Lease
+from tidelog.kafka.metrics import COMMIT_EVENTS, COMMIT_SECONDS
 from tidelog.kafka.partition_log import PartitionLog
 
 BACKOFF_MIN_S = 0.05
@@ -66,8 +67,12 @@ class PartitionOwner:
         self._failed_at = 0.0
         self._resumption: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
+        self._commit_seconds = COMMIT_SECONDS.labels(writer.context)
+        self._commit_events = COMMIT_EVENTS.labels(writer.context)
+        self._commit_began = 0.0
         self.commits = 0
         self.takeovers = 0
+        self.checkpoint_failures = 0
         self.failures = 0
 
     def start(self) -> None:
@@ -113,6 +118,9 @@ class PartitionOwner:
             self.writer.decide(self._lease.holds())
         self._drive()
         self._deliver()
+        if self.writer.serving and self.writer.queued and not self._in_worker:
+            # Nothing is under way that would pump again: the writer waits for the lease.
+            self._loop.call_later(PROOF_POLL_S, self._schedule)
 
     def _drive(self) -> None:
         """Carry out actions until one takes time."""
@@ -124,6 +132,7 @@ class PartitionOwner:
                 self._append(action)
             else:
                 self._in_worker = True
+                self._commit_began = self._loop.time()
                 self._jobs.put(action)
 
     def _append(self, action: Append) -> None:
@@ -159,14 +168,22 @@ class PartitionOwner:
             )
             self._fail()
         else:
-            self._report(action, result)
-            if self._append_failed:
-                self._fail()
+            self._report_safely(action, result)
         self._pump()
         if self.writer.broken is not None:
             log.error(
                 "owner.broken", partition=self._name, error=str(self.writer.broken)
             )
+
+    def _report_safely(self, action: Action, result: Any) -> None:
+        """Whatever goes wrong while the writer takes a result in, it begins again from the log."""
+        try:
+            self._report(action, result)
+        except Exception as error:
+            log.exception("owner.report_failed", partition=self._name, error=str(error))
+            self._append_failed = True
+        if self._append_failed:
+            self._fail()
 
     def _delivered(self) -> None:
         """The next transaction may send its records while this one ends."""
@@ -186,6 +203,8 @@ class PartitionOwner:
             case Commit():
                 self.writer.committed(*result)
                 self.commits += 1
+                self._commit_seconds.observe(self._loop.time() - self._commit_began)
+                self._commit_events.observe(action.records)
                 if (
                     self.writer.phase is Phase.RESET
                 ):  # committed, but not where it must be
@@ -220,9 +239,14 @@ class PartitionOwner:
             self._loop.call_soon(self._checkpoint)
 
     def _checkpoint(self) -> None:
-        if self._checkpoint_due:
-            self._checkpoint_due = False
+        if not self._checkpoint_due:
+            return
+        self._checkpoint_due = False
+        try:
             self.writer.state.checkpoint()
+        except Exception as error:  # kept in memory, within a bound; the log has it all
+            self.checkpoint_failures += 1
+            log.error("owner.checkpoint_failed", partition=self._name, error=str(error))
 
     # --- in the worker thread -----------------------------------------------------------------
 
