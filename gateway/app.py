@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -24,7 +25,7 @@ ANSWER_MARGIN_S = 5.0
 QUERY_WAIT_S_MAX = 10.0
 
 
-def build(settings: Settings) -> Service:
+def build(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Service:
     """The gateway."""
     longest_s = max(settings.command_timeout_ms / 1_000, QUERY_WAIT_S_MAX)
     services = Services(
@@ -49,6 +50,7 @@ def build(settings: Settings) -> Service:
         problems=GATEWAY_ERRORS,
         checks=[ReadinessCheck(name=each.value, check=_check(services, each)) for each in Upstream],
         lifespan=life,
+        registry=registry,
         instance=settings.instance,
     )
 

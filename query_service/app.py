@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter
+from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.responses import Response
 
 from query_service.orders import Orders
@@ -21,7 +22,7 @@ from tidelog.postgres.listener import PositionListener
 from tidelog.settings import Settings
 
 
-def build(settings: Settings) -> Service:
+def build(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Service:
     """The query service."""
     database = Database(
         dsn=settings.postgres_dsn,
@@ -63,6 +64,7 @@ def build(settings: Settings) -> Service:
             ReadinessCheck(name="listener", check=listens),
         ],
         lifespan=life,
+        registry=registry,
         instance=settings.instance,
     )
 
