@@ -235,9 +235,9 @@ def _members(
     ]
 
 
-def check_scale(scale: Mapping[str, int], services: tuple[Service, ...] = SERVICES) -> None:
+def check_scale(scale: Mapping[str, int]) -> None:
     """Refuse a name that is no service and a number beyond the bounds."""
-    names = [service.name for service in services]
+    names = [service.name for service in SERVICES]
     for name, number in scale.items():
         if name not in names:
             raise ConfigurationError(f"--scale: {name} is not one of {', '.join(names)}")
@@ -262,7 +262,6 @@ def run(
     Call it on the main thread. Raises ConfigurationError when it may not start, Unavailable when a
     part cannot be started; everything is stopped before it returns or raises.
     """
-    check_scale(options.scale, options.services)
     folder = DataDirectory(options.data)
     with folder.held():
         folder.withdraw()

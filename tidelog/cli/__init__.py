@@ -1,0 +1,53 @@
+"""The command line: `tidelog …`, one file per command.
+
+A further command is a further file and one line in COMMANDS (or GROUPS, for `projection list`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from tidelog.cli.docs import docs_app
+from tidelog.cli.doctor import doctor
+from tidelog.cli.events import events
+from tidelog.cli.output import FAILURE, UNREACHABLE, USAGE, say
+from tidelog.cli.run import run
+from tidelog.cli.topics import topics
+from tidelog.cli.up import down, up
+from tidelog.errors import ConfigurationError, TidelogError, Unavailable
+
+COMMANDS: tuple[Callable[..., None], ...] = (up, down, run, doctor, topics, events)
+GROUPS: dict[str, typer.Typer] = {"docs": docs_app}
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        name="tidelog",
+        help="Event-sourced CQRS on Apache Kafka.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for command in COMMANDS:
+        app.command()(command)
+    for name, group in GROUPS.items():
+        app.add_typer(group, name=name)
+    return app
+
+
+def main() -> None:
+    """Run the command; an error of ours becomes a line on stderr and the exit code of its kind."""
+    try:
+        _app()()
+    except TidelogError as error:
+        say(str(error))
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: TidelogError) -> int:
+    if isinstance(error, Unavailable):
+        return UNREACHABLE
+    return USAGE if isinstance(error, ConfigurationError) else FAILURE

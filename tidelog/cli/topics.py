@@ -1,0 +1,33 @@
+"""`tidelog topics`: the topics of the cluster."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaException
+
+from tidelog.cli.output import Dev, Json, show_items
+from tidelog.cli.system import find_system
+from tidelog.errors import Unavailable
+from tidelog.kafka.topics import REQUEST_TIMEOUT_S, admin_client, partition_counts, topic_ids
+
+
+def topics(dev: Dev = None, as_json: Json = False) -> None:
+    """List topics with their partitions and ids (a recreated topic has another id)."""
+    system = find_system(dev)
+    admin = admin_client(system.kafka_bootstrap_servers)
+    try:
+        found = admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics
+    except KafkaException as error:
+        raise Unavailable(
+            f"Kafka at {system.kafka_bootstrap_servers} does not answer: {error.args[0].str()}"
+        ) from error
+    names = sorted(
+        name for name in found if name.startswith(system.topic_prefix) and not name.startswith("__")
+    )
+    ids = topic_ids(admin, names) if names else {}
+    counts = partition_counts(admin, names) if names else {}
+    items = [
+        {"name": name, "partitions": counts[name], "topic_id": ids[name]}
+        for name in names
+        if name in ids and name in counts
+    ]
+    show_items(items, ("name", "partitions", "topic_id"), as_json)
