@@ -25,7 +25,7 @@ from tidelog.logging import configure_logging, get_logger
 from tidelog.postgres.projection_store import PostgresProjectionStore
 from tidelog.projection import Projection
 from tidelog.projector import Projector, ProjectorOptions
-from tidelog.registry.client import RegistryClient
+from tidelog.registry import RegistryClient, SchemaRegistry
 from tidelog.settings import Settings, load_settings
 
 PROJECTIONS: Sequence[Projection[Any, Any]] = (order_summary, stock_level)
@@ -56,7 +56,8 @@ def main() -> int:
 
 def wire(settings: Settings) -> Service:
     """The service, put together: a thread per projection, and HTTP for health and metrics."""
-    projectors = [projector(projection, settings) for projection in PROJECTIONS]
+    registry = RegistryClient(settings.registry_url)
+    projectors = [projector(each, settings, registry) for each in PROJECTIONS]
 
     @asynccontextmanager
     async def life() -> AsyncIterator[None]:
@@ -73,6 +74,7 @@ def wire(settings: Settings) -> Service:
             for each in projectors:
                 each.stop()
             await asyncio.to_thread(join, threads)
+            registry.close()
 
     return build_service(
         name="projectors",
@@ -83,14 +85,12 @@ def wire(settings: Settings) -> Service:
     )
 
 
-def projector(projection: Projection[Any, Any], settings: Settings) -> Projector:
+def projector(
+    projection: Projection[Any, Any], settings: Settings, registry: SchemaRegistry
+) -> Projector:
     """One projection with its own codec, store and place in the group."""
     admin = admin_client(settings.kafka_bootstrap_servers)
-    codec = Codec(
-        projection.contexts,
-        RegistryClient(settings.registry_url),
-        settings.topic_prefix,
-    )
+    codec = Codec(projection.contexts, registry, settings.topic_prefix)
     return Projector(
         projection,
         codec=codec,
