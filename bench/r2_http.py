@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Sequence
 from itertools import islice
 
@@ -41,7 +42,7 @@ def measures(stack: Stack, _partitions: Sequence[int]) -> list[Measure]:
                 SideSpec(label=PLAIN, make=plain_server, arguments=(stack,)),
             ],
             ratios=[Ratio(name="R2", ours=OURS, peers=(PLAIN,), floor=0.6, goal=0.9)],
-            note="CPU per command is the server's; `load µs` is the generator's. "
+            note="CPU is the server's; `load µs` is the generator's, per command. "
             "`1 client` figures come from a second phase of each round.",
         )
     ]
@@ -102,7 +103,14 @@ class HttpSide:
         requests = [
             request_bytes(self._target, key, self._body) for key in islice(self._ids, count)
         ]
+        commits = self._running.server.commits()
+        own_cpu = time.process_time()
         watch = Stopwatch([self._stack.kafka_pid], worker=self._running.pid)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             latencies = runner.run(send_all(self._target, requests, clients, seconds))
-        return watch.sample(len(latencies)), latencies
+        sample = watch.sample(len(latencies))
+        sample.extra["load µs"] = (time.process_time() - own_cpu) / len(latencies) * 1e6
+        transactions = self._running.server.commits() - commits
+        if transactions:
+            sample.extra["commands/tx"] = len(latencies) / transactions
+        return sample, latencies

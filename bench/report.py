@@ -17,7 +17,7 @@ from bench.rounds import RatioResult, Result, SideResult, Spread
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 RATIO_HEAD = ("ratio", "ours", "peer", "median", "least to most", "floor → goal")
-SIDE_HEAD = ("side", "per second", "least to most", "CPU µs", "backend µs", "more")
+SIDE_HEAD = ("side", "per second", "least to most", "CPU µs", "backend CPU µs", "more")
 
 
 @dataclass(frozen=True, kw_only=True)

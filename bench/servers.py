@@ -12,6 +12,7 @@ from tidelog.embedded.ports import free_port
 from tidelog.embedded.process import PROBE_TIMEOUT_S, Launch, Running, start_server
 
 READY_TIMEOUT_S = 60.0
+COMMITS = "tidelog_commit_events_count"
 
 
 class HttpServer:
@@ -54,6 +55,11 @@ class HttpServer:
             return httpx2.get(f"{self.url}/readyz", timeout=PROBE_TIMEOUT_S).is_success
         except httpx2.HTTPError:
             return False
+
+    def commits(self) -> int:
+        """The transactions of a command service so far, by its metrics; 0 of other servers."""
+        lines = httpx2.get(f"{self.url}/metrics", timeout=PROBE_TIMEOUT_S).text.splitlines()
+        return int(sum(float(line.split()[-1]) for line in lines if line.startswith(COMMITS)))
 
 
 def running_server(server: HttpServer) -> Running[HttpServer]:

@@ -59,6 +59,11 @@ class OverlappedTransactions(RawTransactions):
     def __init__(self, stack: Stack, topic: str, batch: int) -> None:
         super().__init__(stack, topic, batch, ids=2)
 
+    def close(self) -> None:
+        """The transaction that was sent ahead is not committed."""
+        if self._turn:
+            self._producers[self._turn % 2].abort_transaction(COMMIT_TIMEOUT_S)
+
     def _transaction(self, turn: int) -> None:
         mine, other = self._producers[turn % 2], self._producers[(turn + 1) % 2]
         if turn == 0:
