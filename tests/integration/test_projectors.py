@@ -302,6 +302,20 @@ def test_a_database_restored_from_a_backup_is_folded_on_from_there(world: World)
         until(lambda: world.rows() == expected, "the rows are the fold again")
 
 
+def test_cut_connections_to_the_database_cost_no_event_and_fold_none_twice(world: World) -> None:
+    with world.running() as projector:
+        for start in range(0, 2_000, 100):
+            world.log.append(*some_events(start, keys=20, events=100))
+            world.query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'tidelog-counter__v1_g1' AND '{s}' <> ''"
+            )
+        until(reached(world, projector), "the projector reaches the end")
+        until(lambda: not projector.problems(), "the projector is well again")
+
+    assert world.rows() == world.folded()[0]
+
+
 def test_the_lag_is_counted_in_sequences_and_not_in_offsets(world: World) -> None:
     key = key_in(world, 3)
     for n in range(1, 31):
