@@ -23,7 +23,7 @@ from tidelog.embedded.process import POLL_S, is_same_process, kill_group, start_
 from tidelog.errors import ConfigurationError
 
 FORMAT = 1
-STALE_TIMEOUT_S = 10.0
+STALE_TIMEOUT_S = 5.0
 LOCK_NAME = "lock"
 
 
