@@ -29,9 +29,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if sockets and self.started:
             host, port = sockets[0].getsockname()[:2]
-            structlog.get_logger("tidelog.registry").info(
-                "listening", url=f"http://{host}:{port}"
-            )
+            structlog.get_logger("tidelog.registry").info("listening", url=f"http://{host}:{port}")
 
 
 def main() -> int:

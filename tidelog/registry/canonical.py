@@ -73,14 +73,10 @@ class _Writer:
                 return {"type": node.kind, **properties} if properties else node.kind
             case ArrayOf():
                 items = self.node(node.items, namespace)
-                return {"type": "array", "items": items} | self._properties(
-                    node.properties
-                )
+                return {"type": "array", "items": items} | self._properties(node.properties)
             case MapOf():
                 values = self.node(node.values, namespace)
-                return {"type": "map", "values": values} | self._properties(
-                    node.properties
-                )
+                return {"type": "map", "values": values} | self._properties(node.properties)
             case Union():
                 return [self.node(branch, namespace) for branch in node.branches]
             case Record() | Enumeration() | Fixed():
@@ -105,9 +101,7 @@ class _Writer:
     def _body(self, node: Named, namespace: str) -> dict[str, object]:
         match node:
             case Record():
-                return {
-                    "fields": [self._field(field, namespace) for field in node.fields]
-                }
+                return {"fields": [self._field(field, namespace) for field in node.fields]}
             case Enumeration():
                 default = {} if node.default is None else {"default": node.default}
                 return {"symbols": list(node.symbols), **default}

@@ -66,9 +66,7 @@ class RegistryClient:
         known = self._ids.get((subject, print_))
         if known is not None:
             return known
-        answer = self._post(
-            f"/subjects/{quote(subject, safe='')}/versions", schema_json
-        )
+        answer = self._post(f"/subjects/{quote(subject, safe='')}/versions", schema_json)
         return self._remember(subject, print_, schema_json, _whole(answer, "id"))
 
     def schema(self, schema_id: int) -> object:
@@ -99,17 +97,13 @@ class RegistryClient:
             checked_text(schema_json)
         except SchemaRefused as error:
             return [f"Invalid schema: {error}"]
-        path = (
-            f"/compatibility/subjects/{quote(subject, safe='')}/versions?verbose=true"
-        )
+        path = f"/compatibility/subjects/{quote(subject, safe='')}/versions?verbose=true"
         answer = self._post(path, schema_json)
         messages = answer.get("messages", [])
         if answer.get("is_compatible") is True:
             return []
         if not isinstance(messages, list) or not messages:
-            return [
-                "The schema is incompatible with an earlier version of its subject."
-            ]
+            return ["The schema is incompatible with an earlier version of its subject."]
         return [str(message) for message in messages]
 
     def pins(self) -> dict[int, str]:
@@ -147,9 +141,7 @@ class RegistryClient:
         trouble = "no answer"
         for attempt in range(self._attempts_max):
             if attempt:
-                time.sleep(
-                    random.uniform(0, min(BACKOFF_S * 2**attempt, BACKOFF_S_MAX))
-                )
+                time.sleep(random.uniform(0, min(BACKOFF_S * 2**attempt, BACKOFF_S_MAX)))
             try:
                 response = self._http.request(method, path, json=body)
             except httpx2.TransportError as error:
@@ -198,6 +190,4 @@ def _string(answer: dict[str, object], name: str) -> str:
 
 
 def _not_a_registry() -> NoReturn:
-    raise CodecError(
-        "The schema registry's answer has not the form of Confluent's REST API."
-    )
+    raise CodecError("The schema registry's answer has not the form of Confluent's REST API.")

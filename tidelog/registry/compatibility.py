@@ -44,9 +44,7 @@ MESSAGES_MAX = 20
 Version: TypeAlias = tuple[int, Node]
 
 # Avro's checker has no annotations; this name gives its constructor one.
-_avro_checker: Callable[[], ReaderWriterCompatibilityChecker] = (
-    ReaderWriterCompatibilityChecker
-)
+_avro_checker: Callable[[], ReaderWriterCompatibilityChecker] = ReaderWriterCompatibilityChecker
 
 # Reader kind → the other kinds that it reads by promotion.
 _PROMOTIONS: dict[str, frozenset[str]] = {
@@ -107,9 +105,7 @@ def _second_opinion(reader: Node, writer: Node) -> list[str]:
         return [f"schema: Apache Avro does not accept it ({type(error).__name__})"]
     if result.compatibility is SchemaCompatibilityType.compatible:
         return []
-    return [
-        f"{', '.join(sorted(result.locations))}: {', '.join(sorted(result.messages))}"
-    ]
+    return [f"{', '.join(sorted(result.locations))}: {', '.join(sorted(result.messages))}"]
 
 
 def _resolve(reader: Node, writer: Node, path: str) -> Iterator[str]:
@@ -162,9 +158,7 @@ def _same_name(reader: str, writer: str, path: str) -> Iterator[str]:
         yield f"{path}: written as {writer}, read as {reader}"
 
 
-def _resolve_symbols(
-    reader: Enumeration, writer: Enumeration, path: str
-) -> Iterator[str]:
+def _resolve_symbols(reader: Enumeration, writer: Enumeration, path: str) -> Iterator[str]:
     missing = [symbol for symbol in writer.symbols if symbol not in reader.symbols]
     if missing and reader.default is None:
         yield f"{path}: the reader's enum has no default and lacks {', '.join(missing)}"

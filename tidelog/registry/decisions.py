@@ -54,19 +54,13 @@ def register(store: SchemaStore, subject: str, text: str) -> list[LogRecord]:
     return [schema_record(version, text)]
 
 
-def judge(
-    store: SchemaStore, subject: str, text: str, against: list[Version]
-) -> list[str]:
+def judge(store: SchemaStore, subject: str, text: str, against: list[Version]) -> list[str]:
     """Why the schema may not follow these versions; [] if it may."""
-    older = [
-        (version.version, parsed(store.texts[version.schema_id])) for version in against
-    ]
+    older = [(version.version, parsed(store.texts[version.schema_id])) for version in against]
     return incompatibilities(level_of(store, subject), parsed(text), older)
 
 
-def delete_subject(
-    store: SchemaStore, subject: str, *, permanent: bool
-) -> list[LogRecord]:
+def delete_subject(store: SchemaStore, subject: str, *, permanent: bool) -> list[LogRecord]:
     """Delete every version: softly, or for good what was softly deleted before."""
     every, live = store.versions(subject, deleted=True), store.versions(subject)
     if not every:
@@ -158,9 +152,7 @@ def delete_mode(store: SchemaStore, subject: str | None) -> list[LogRecord]:
     return [mode_record(subject, None)] if subject in store.modes else []
 
 
-def find(
-    store: SchemaStore, subject: str, text: str, *, deleted: bool = False
-) -> Version | None:
+def find(store: SchemaStore, subject: str, text: str, *, deleted: bool = False) -> Version | None:
     """The newest version of the subject that has exactly this canonical text."""
     found = [
         version
@@ -170,9 +162,7 @@ def find(
     return found[-1] if found else None
 
 
-def version_of(
-    store: SchemaStore, subject: str, wanted: str, *, deleted: bool
-) -> Version:
+def version_of(store: SchemaStore, subject: str, wanted: str, *, deleted: bool) -> Version:
     """The version that a path names: a number, `latest` or -1 (the latest live one)."""
     number = _version_number(wanted)
     versions = store.versions(subject, deleted=deleted)
@@ -221,9 +211,7 @@ def writable(store: SchemaStore, subject: str | None) -> None:
     """Refuse a write to what is read only."""
     if mode_of(store, subject) != "READWRITE":
         where = "The registry" if subject is None else f"Subject '{subject}'"
-        raise RegistryRefusal(
-            ErrorCode.OPERATION_NOT_PERMITTED, f"{where} is in read-only mode"
-        )
+        raise RegistryRefusal(ErrorCode.OPERATION_NOT_PERMITTED, f"{where} is in read-only mode")
 
 
 def valid_subject(subject: str) -> str:
@@ -247,9 +235,7 @@ def accepted_text(schema_json: str, *, normalize: bool = False) -> str:
     try:
         node = checked_text(schema_json)
     except SchemaRefused as error:
-        raise RegistryRefusal(
-            ErrorCode.INVALID_SCHEMA, f"Invalid schema: {error}"
-        ) from None
+        raise RegistryRefusal(ErrorCode.INVALID_SCHEMA, f"Invalid schema: {error}") from None
     return normal_form(node) if normalize else canonical(node)
 
 
@@ -261,9 +247,7 @@ def parsed(text: str) -> Node:
 
 def no_subject(subject: str) -> RegistryRefusal:
     """There is no such subject."""
-    return RegistryRefusal(
-        ErrorCode.SUBJECT_NOT_FOUND, f"Subject '{subject}' not found."
-    )
+    return RegistryRefusal(ErrorCode.SUBJECT_NOT_FOUND, f"Subject '{subject}' not found.")
 
 
 def no_schema() -> RegistryRefusal:

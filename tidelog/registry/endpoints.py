@@ -40,16 +40,19 @@ class PlainText:
 
 
 def root(_: RegistryService, __: Call) -> object:
+    """Nothing; clients ask it to see whether the registry is there."""
     return {}
 
 
 def list_subjects(service: RegistryService, call: Call) -> object:
+    """The names of the subjects."""
     prefix = call.query.get("subjectPrefix", "")
     names = service.store.names(deleted=call.flag("deleted"))
     return [name for name in names if name.startswith(prefix)]
 
 
 def list_versions(service: RegistryService, call: Call) -> object:
+    """The version numbers of a subject."""
     subject = _subject(call)
     versions = service.store.versions(subject, deleted=call.flag("deleted"))
     if not versions:
@@ -58,21 +61,25 @@ def list_versions(service: RegistryService, call: Call) -> object:
 
 
 def get_version(service: RegistryService, call: Call) -> object:
+    """One version with its schema."""
     store = service.store
     return _described(store, _version(store, call))
 
 
 def get_version_text(service: RegistryService, call: Call) -> object:
+    """The schema of one version as its own text."""
     store = service.store
     return PlainText(store.texts[_version(store, call).schema_id])
 
 
 def referenced_by(service: RegistryService, call: Call) -> object:
+    """No schema refers to another: references are not supported."""
     _version(service.store, call)
     return []
 
 
 def register(service: RegistryService, call: Call) -> object:
+    """Register a schema under a subject."""
     subject, text = _subject(call), _schema(call)
     if call.body.get("id") not in (None, -1) or call.body.get("version") not in (
         None,
@@ -88,6 +95,7 @@ def register(service: RegistryService, call: Call) -> object:
 
 
 def lookup(service: RegistryService, call: Call) -> object:
+    """The version of a subject that has this schema."""
     subject, text = _subject(call), _schema(call)
     version = service.lookup(
         subject, text, normalize=call.flag("normalize"), deleted=call.flag("deleted")
@@ -96,6 +104,7 @@ def lookup(service: RegistryService, call: Call) -> object:
 
 
 def delete_subject(service: RegistryService, call: Call) -> object:
+    """Delete all versions of a subject."""
     subject, permanent = _subject(call), call.flag("permanent")
     gone: list[int] = []
 
@@ -110,6 +119,7 @@ def delete_subject(service: RegistryService, call: Call) -> object:
 
 
 def delete_version(service: RegistryService, call: Call) -> object:
+    """Delete one version."""
     subject, permanent, wanted = (
         _subject(call),
         call.flag("permanent"),
@@ -127,26 +137,30 @@ def delete_version(service: RegistryService, call: Call) -> object:
 
 
 def get_schema(service: RegistryService, call: Call) -> object:
+    """The schema of an id."""
     text = service.text(_id(call))
     return {"schema": text, "guid": guid(text)}
 
 
 def get_schema_text(service: RegistryService, call: Call) -> object:
+    """The schema of an id as its own text."""
     return PlainText(service.text(_id(call)))
 
 
 def get_schema_versions(service: RegistryService, call: Call) -> object:
+    """The versions that use an id."""
     return [
-        {"subject": version.subject, "version": version.version}
-        for version in _uses(service, call)
+        {"subject": version.subject, "version": version.version} for version in _uses(service, call)
     ]
 
 
 def get_schema_subjects(service: RegistryService, call: Call) -> object:
+    """The subjects that use an id."""
     return list(dict.fromkeys(version.subject for version in _uses(service, call)))
 
 
 def get_schema_by_guid(service: RegistryService, call: Call) -> object:
+    """The schema of a GUID."""
     wanted = call.path["guid"].lower()
     for text in service.store.ids:
         if guid(text) == wanted:
@@ -155,23 +169,28 @@ def get_schema_by_guid(service: RegistryService, call: Call) -> object:
 
 
 def schema_types(_: RegistryService, __: Call) -> object:
+    """The kinds of schema that are taken."""
     return ["AVRO"]
 
 
 def check_version(service: RegistryService, call: Call) -> object:
+    """Whether a schema may follow one version."""
     return _compatibility(service, call, call.path["version"])
 
 
 def check_all(service: RegistryService, call: Call) -> object:
+    """Whether a schema may be the next version."""
     return _compatibility(service, call, None)
 
 
 def get_global_level(service: RegistryService, _: Call) -> object:
+    """The level of all."""
     level = service.store.levels.get(None, decisions.DEFAULT_LEVEL)
     return {"compatibilityLevel": level}
 
 
 def get_level(service: RegistryService, call: Call) -> object:
+    """The level of a subject."""
     subject, store = _subject(call), service.store
     if subject not in store.levels and not call.flag("defaultToGlobal"):
         raise decisions.no_level(subject)
@@ -179,12 +198,14 @@ def get_level(service: RegistryService, call: Call) -> object:
 
 
 def put_level(service: RegistryService, call: Call) -> object:
+    """Set the level of a subject or of all."""
     subject, level = _subject_or_all(call), _word(call, "compatibility")
     service.write(lambda store: decisions.set_level(store, subject, level))
     return {"compatibility": level}
 
 
 def delete_level(service: RegistryService, call: Call) -> object:
+    """Remove the level of a subject or of all."""
     subject = _subject_or_all(call)
     before = service.store.levels.get(subject, decisions.DEFAULT_LEVEL)
     service.write(lambda store: decisions.delete_level(store, subject))
@@ -192,10 +213,12 @@ def delete_level(service: RegistryService, call: Call) -> object:
 
 
 def get_global_mode(service: RegistryService, _: Call) -> object:
+    """The mode of all."""
     return {"mode": decisions.mode_of(service.store, None)}
 
 
 def get_mode(service: RegistryService, call: Call) -> object:
+    """The mode of a subject."""
     subject, store = _subject(call), service.store
     if subject not in store.modes and not call.flag("defaultToGlobal"):
         raise decisions.no_mode(subject)
@@ -203,12 +226,14 @@ def get_mode(service: RegistryService, call: Call) -> object:
 
 
 def put_mode(service: RegistryService, call: Call) -> object:
+    """Set the mode of a subject or of all."""
     subject, mode = _subject_or_all(call), _word(call, "mode")
     service.write(lambda store: decisions.set_mode(store, subject, mode))
     return {"mode": mode}
 
 
 def delete_mode(service: RegistryService, call: Call) -> object:
+    """Remove the mode of a subject or of all."""
     subject = _subject_or_all(call)
     before = decisions.mode_of(service.store, subject)
     service.write(lambda store: decisions.delete_mode(store, subject))
@@ -275,9 +300,7 @@ def _subject_or_all(call: Call) -> str | None:
 
 def _version(store: SchemaStore, call: Call) -> Version:
     deleted = call.flag("deleted")
-    return decisions.version_of(
-        store, _subject(call), call.path["version"], deleted=deleted
-    )
+    return decisions.version_of(store, _subject(call), call.path["version"], deleted=deleted)
 
 
 def _id(call: Call) -> int:
@@ -297,14 +320,10 @@ def _uses(service: RegistryService, call: Call) -> list[Version]:
 def _schema(call: Call) -> str:
     """The schema of the body; what is not supported yet is refused, never ignored."""
     if call.body.get("schemaType") not in (None, "AVRO"):
-        raise RegistryRefusal(
-            ErrorCode.INVALID_SCHEMA, "Invalid schema type; known: AVRO"
-        )
+        raise RegistryRefusal(ErrorCode.INVALID_SCHEMA, "Invalid schema type; known: AVRO")
     for name in ("references", "metadata", "ruleSet", "schemaTags"):
         if call.body.get(name):
-            raise RegistryRefusal(
-                ErrorCode.INVALID_SCHEMA, f"'{name}' is not supported"
-            )
+            raise RegistryRefusal(ErrorCode.INVALID_SCHEMA, f"'{name}' is not supported")
     return call.text("schema")
 
 

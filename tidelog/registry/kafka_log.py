@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -34,9 +36,13 @@ from tidelog.registry.log import Fenced, LogRecord
 
 REQUEST_TIMEOUT_S = 10.0
 READ_BATCH_RECORDS_MAX = 500
+READ_WAIT_S = 0.01  # consume waits this long for a full batch, and a batch is hardly ever full
+NEW_TOPIC_RETRY_S = 0.05
 _FENCED = frozenset(
     {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
 )
+
+T = TypeVar("T")
 
 # The client's own classmethod has no annotations; this name gives it one.
 _latest: Callable[[], OffsetSpec] = OffsetSpec.latest
@@ -54,12 +60,15 @@ class KafkaLog:
         transaction_timeout_ms: int,
     ) -> None:
         self._servers: dict[str, str | int | float | bool] = {
-            "bootstrap.servers": bootstrap_servers
+            "bootstrap.servers": bootstrap_servers,
+            # While Kafka is down each attempt to connect logs a line: not twenty a second.
+            "reconnect.backoff.ms": 500,
+            "reconnect.backoff.max.ms": 1_000,
         }
         self._topic = topic
         self._replication_factor = replication_factor
         self._transaction_timeout_ms = transaction_timeout_ms
-        self._admin = AdminClient(dict(self._servers))
+        self._admin: AdminClient | None = None
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
         self._next_offset = 0
@@ -71,9 +80,7 @@ class KafkaLog:
             self._make_topic()
             self._check_topic()
         except KafkaException as error:
-            raise _unavailable(
-                "The registry's topic cannot be opened", error
-            ) from error
+            raise _unavailable("The registry's topic cannot be opened", error) from error
 
     def take_over(self) -> None:
         """Fence every other writer: a new producer with the one transactional id."""
@@ -91,9 +98,7 @@ class KafkaLog:
         try:
             producer.init_transactions(REQUEST_TIMEOUT_S)
         except KafkaException as error:
-            raise _unavailable(
-                "The registry cannot become the writer", error
-            ) from error
+            raise _unavailable("The registry cannot become the writer", error) from error
         self._producer = producer
 
     def append(self, records: Sequence[LogRecord]) -> None:
@@ -104,25 +109,20 @@ class KafkaLog:
         try:
             producer.begin_transaction()
             for record in records:
-                producer.produce(
-                    self._topic, key=record.key, value=record.value, partition=0
-                )
+                producer.produce(self._topic, key=record.key, value=record.value, partition=0)
             producer.commit_transaction(REQUEST_TIMEOUT_S)
         except KafkaException as error:
             # Whatever was reported, this handle is not used again: the next write takes over.
             self._producer = None
             if _code(error) in _FENCED:
-                raise Fenced(
-                    "Another instance writes to the registry's log."
-                ) from error
-            raise _unavailable(
-                "It is not known whether the write landed", error
-            ) from error
+                raise Fenced("Another instance writes to the registry's log.") from error
+            raise _unavailable("It is not known whether the write landed", error) from error
 
     def read(self) -> list[LogRecord]:
         """Read committed records up to the end that the topic has now."""
+        end = self._end()
         try:
-            self._read_to(self._end())
+            self._read_to(end)
         except KafkaException as error:
             self._start_over()
             raise _unavailable("The registry's topic cannot be read", error) from error
@@ -130,14 +130,15 @@ class KafkaLog:
         return found
 
     def close(self) -> None:
-        """Let go of the consumer and the producer."""
+        """Let go of every connection."""
         if self._consumer is not None:
             self._consumer.close()
         self._consumer = None
         self._producer = None
+        self._admin = None
 
     def _make_topic(self) -> None:
-        if self._topic in self._admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics:
+        if self._topic in self._open_admin().list_topics(timeout=REQUEST_TIMEOUT_S).topics:
             return
         topic = NewTopic(
             self._topic,
@@ -145,40 +146,74 @@ class KafkaLog:
             replication_factor=self._replication_factor,
             config={"cleanup.policy": "compact"},
         )
-        created = self._admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)
+        created = self._open_admin().create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)
         try:
-            created[self._topic].result(REQUEST_TIMEOUT_S)
+            _result(created[self._topic])
         except KafkaException as error:
             if _code(error) != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
 
     def _check_topic(self) -> None:
-        resource = ConfigResource(ResourceType.TOPIC, self._topic)
-        asked = self._admin.describe_configs(
-            [resource], request_timeout=REQUEST_TIMEOUT_S
-        )
-        policy = asked[resource].result(REQUEST_TIMEOUT_S)["cleanup.policy"].value
+        policy = self._cleanup_policy()
         if policy != "compact":
             raise LogError(
                 f"{self._topic} has cleanup.policy {policy} and would lose schemas. "
                 "Set it to compact."
             )
-        metadata = self._admin.list_topics(self._topic, timeout=REQUEST_TIMEOUT_S)
-        partitions = len(metadata.topics[self._topic].partitions)
+        partitions = self._partitions()
         if partitions != 1:
             raise LogError(
                 f"{self._topic} has {partitions} partitions; the registry's log needs exactly 1."
             )
 
+    def _cleanup_policy(self) -> str:
+        """Asked again for a while: brokers learn of a new topic a moment after it was made."""
+        resource = ConfigResource(ResourceType.TOPIC, self._topic)
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            asked = self._open_admin().describe_configs(
+                [resource], request_timeout=REQUEST_TIMEOUT_S
+            )
+            try:
+                configuration = _result(asked[resource])
+                return str(configuration["cleanup.policy"].value)
+            except KafkaException as error:
+                unknown = _code(error) == KafkaError.UNKNOWN_TOPIC_OR_PART
+                if not unknown or time.monotonic() > deadline:
+                    raise
+            time.sleep(NEW_TOPIC_RETRY_S)
+
+    def _partitions(self) -> int:
+        """Asked again for a while, for the same reason; 0 if the topic did not appear."""
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            topic = (
+                self._open_admin().list_topics(timeout=REQUEST_TIMEOUT_S).topics.get(self._topic)
+            )
+            partitions = 0 if topic is None else len(topic.partitions)
+            if partitions or time.monotonic() > deadline:
+                return partitions
+            time.sleep(NEW_TOPIC_RETRY_S)
+
     def _end(self) -> int:
         """The true end; a read_committed end would hide what an open transaction holds up."""
         partition = TopicPartition(self._topic, 0)
-        asked = self._admin.list_offsets(
-            {partition: _latest()},
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=REQUEST_TIMEOUT_S,
-        )
-        return int(asked[partition].result(REQUEST_TIMEOUT_S).offset)
+        try:
+            asked = self._open_admin().list_offsets(
+                {partition: _latest()},
+                isolation_level=IsolationLevel.READ_UNCOMMITTED,
+                request_timeout=REQUEST_TIMEOUT_S,
+            )
+            end = int(_result(asked[partition]).offset)
+        except KafkaException as error:
+            # A client that lost its broker may not look for it again until its metadata
+            # expires (minutes); a new one does at once.
+            self._admin = None
+            raise _unavailable("The registry's topic cannot be read", error) from error
+        if end < 0:
+            # What the client answers, without an error, when no broker answered it.
+            raise Unavailable("Kafka does not tell where the registry's topic ends. Is it up?")
+        return end
 
     def _read_to(self, end: int) -> None:
         """Gather records until the position is at the end; what was read is kept for next time."""
@@ -191,10 +226,8 @@ class KafkaLog:
         # The tail may be transaction markers only, so the position decides, not a record.
         while self._next_offset < end:
             if time.monotonic() > deadline:
-                raise Unavailable(
-                    "The end of the registry's topic was not reached in time."
-                )
-            messages = consumer.consume(READ_BATCH_RECORDS_MAX, timeout=0.1)
+                raise Unavailable("The end of the registry's topic was not reached in time.")
+            messages = consumer.consume(READ_BATCH_RECORDS_MAX, timeout=READ_WAIT_S)
             self._read += [_record(message) for message in messages]
             self._next_offset = max(self._next_offset, self._position(consumer))
 
@@ -206,6 +239,11 @@ class KafkaLog:
 
     def _position(self, consumer: Consumer) -> int:
         return int(consumer.position([TopicPartition(self._topic, 0)])[0].offset)
+
+    def _open_admin(self) -> AdminClient:
+        if self._admin is None:
+            self._admin = AdminClient(dict(self._servers))
+        return self._admin
 
     def _open_consumer(self) -> Consumer:
         if self._consumer is None:
@@ -225,15 +263,21 @@ class KafkaLog:
         return self._consumer
 
 
+def _result(future: Future[T]) -> T:
+    """The answer of the admin client; it may keep silent for longer than it was told to wait."""
+    try:
+        return future.result(REQUEST_TIMEOUT_S + 1.0)
+    except TimeoutError:
+        raise Unavailable("Kafka does not answer. Is it up?") from None
+
+
 def _record(message: Message) -> LogRecord:
     error = message.error()
     if error is not None:
         raise KafkaException(error)
     key, value = message.key(), message.value()
     if key is None:
-        raise LogError(
-            "The registry's topic holds a record without a key. Recreate the topic."
-        )
+        raise LogError("The registry's topic holds a record without a key. Recreate the topic.")
     return LogRecord(key=_bytes(key), value=None if value is None else _bytes(value))
 
 

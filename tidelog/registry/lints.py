@@ -147,13 +147,9 @@ def _check_decimal(node: Node, properties: dict[str, object], path: str) -> None
         raise SchemaRefused(path, "has a decimal without whole precision and scale")
     assert isinstance(precision, int) and isinstance(scale, int)
     if precision < 1 or not 0 <= scale <= precision:
-        raise SchemaRefused(
-            path, "has a decimal outside precision >= 1, 0 <= scale <= precision"
-        )
+        raise SchemaRefused(path, "has a decimal outside precision >= 1, 0 <= scale <= precision")
     if isinstance(node, Fixed) and precision > _digits(node.size):
-        raise SchemaRefused(
-            path, f"has a decimal precision that {node.size} bytes cannot hold"
-        )
+        raise SchemaRefused(path, f"has a decimal precision that {node.size} bytes cannot hold")
 
 
 def _digits(size: int) -> int:
@@ -188,9 +184,7 @@ def _fits(node: Node, value: object) -> bool:
         case Fixed():
             return _is_binary(value) and len(str(value)) == node.size
         case ArrayOf():
-            return isinstance(value, list) and all(
-                _fits(node.items, item) for item in value
-            )
+            return isinstance(value, list) and all(_fits(node.items, item) for item in value)
         case MapOf():
             return isinstance(value, dict) and all(
                 _fits(node.values, item) for item in value.values()
@@ -204,9 +198,7 @@ def _fits(node: Node, value: object) -> bool:
 def _fits_record(node: Record, value: dict[str, object]) -> bool:
     known = {field.name for field in node.fields}
     return set(value) <= known and all(
-        _fits(field.type, value[field.name])
-        if field.name in value
-        else field.has_default
+        _fits(field.type, value[field.name]) if field.name in value else field.has_default
         for field in node.fields
     )
 
@@ -218,11 +210,7 @@ def _fits_primitive(kind: str, value: object) -> bool:
         return isinstance(value, bool)
     if kind in _INTEGERS:
         bound = _INTEGERS[kind]
-        return (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and -bound <= value < bound
-        )
+        return isinstance(value, int) and not isinstance(value, bool) and -bound <= value < bound
     if kind in ("float", "double"):
         return _is_number(value)
     if kind == "bytes":

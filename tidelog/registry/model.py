@@ -30,9 +30,7 @@ _FULL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*\Z")
 # Attributes that are part of the type itself; all others are properties.
 _ATTRIBUTES: dict[str, frozenset[str]] = {
     "record": frozenset({"type", "name", "namespace", "doc", "aliases", "fields"}),
-    "enum": frozenset(
-        {"type", "name", "namespace", "doc", "aliases", "symbols", "default"}
-    ),
+    "enum": frozenset({"type", "name", "namespace", "doc", "aliases", "symbols", "default"}),
     "fixed": frozenset({"type", "name", "namespace", "doc", "aliases", "size"}),
     "array": frozenset({"type", "items"}),
     "map": frozenset({"type", "values"}),
@@ -166,9 +164,7 @@ def strict_json(text: str) -> object:
         size = len(text.encode())
         if size > SCHEMA_BYTES_MAX:
             _refuse("schema", f"is {size} bytes long; at most {SCHEMA_BYTES_MAX}")
-        value: object = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        value: object = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError:
         raise SchemaRefused("schema", f"nests deeper than {DEPTH_MAX}") from None
@@ -230,9 +226,7 @@ class _Parser:
             _refuse(path, "is recursive: the type contains itself")
         return found
 
-    def _union(
-        self, branches: list[object], path: str, namespace: str, depth: int
-    ) -> Union:
+    def _union(self, branches: list[object], path: str, namespace: str, depth: int) -> Union:
         if not branches:
             _refuse(path, "is a union without branches")
         nodes = [
@@ -246,9 +240,7 @@ class _Parser:
             _refuse(path, "is a union with the same type twice")
         return Union(branches=tuple(nodes), extent=_extent(nodes, path))
 
-    def _object(
-        self, schema: dict[str, object], path: str, namespace: str, depth: int
-    ) -> Node:
+    def _object(self, schema: dict[str, object], path: str, namespace: str, depth: int) -> Node:
         kind = schema.get("type")
         if not isinstance(kind, str):
             _refuse(path, "has no type name under 'type'")
@@ -274,9 +266,7 @@ class _Parser:
             extent = _extent([items], path)
             return ArrayOf(items=items, extent=extent, properties=properties)
         if kind == "map":
-            values = self.node(
-                schema.get("values"), f"{path}{{}}", namespace, depth + 1
-            )
+            values = self.node(schema.get("values"), f"{path}{{}}", namespace, depth + 1)
             extent = _extent([values], path)
             return MapOf(values=values, extent=extent, properties=properties)
         return self._named(kind, schema, path, namespace, depth, properties)
@@ -320,9 +310,7 @@ class _Parser:
             )
         else:
             size = _size(schema, inner)
-            node = Fixed(
-                name=full, size=size, doc=doc, aliases=aliases, properties=properties
-            )
+            node = Fixed(name=full, size=size, doc=doc, aliases=aliases, properties=properties)
         self._names[full] = node
         return node
 
@@ -333,17 +321,14 @@ class _Parser:
         if not isinstance(raw, list):
             _refuse(path, "is a record without a list of fields")
         fields = [
-            self._field(field, path, index, namespace, depth)
-            for index, field in enumerate(raw)
+            self._field(field, path, index, namespace, depth) for index, field in enumerate(raw)
         ]
         names = [name for field in fields for name in (field.name, *field.aliases)]
         if len(set(names)) != len(names):
             _refuse(path, "has two fields of the same name or alias")
         return tuple(fields)
 
-    def _field(
-        self, raw: object, path: str, index: int, namespace: str, depth: int
-    ) -> Field:
+    def _field(self, raw: object, path: str, index: int, namespace: str, depth: int) -> Field:
         where = f"{path}.fields[{index}]"
         if not isinstance(raw, dict):
             _refuse(where, "is not an object")
@@ -376,9 +361,7 @@ def _extent(children: list[Node], path: str) -> Extent:
     return Extent(nodes=nodes, height=height)
 
 
-def _properties(
-    schema: Mapping[str, object], attributes: frozenset[str] | set[str]
-) -> Properties:
+def _properties(schema: Mapping[str, object], attributes: frozenset[str] | set[str]) -> Properties:
     return tuple((key, value) for key, value in schema.items() if key not in attributes)
 
 
@@ -386,9 +369,7 @@ def _full_name(schema: dict[str, object], path: str, namespace: str) -> str:
     name, own = schema.get("name"), schema.get("namespace")
     if not isinstance(name, str) or not _FULL_NAME.match(name):
         _refuse(path, "has no valid name (letters, digits and _, no digit first)")
-    if own is not None and (
-        not isinstance(own, str) or (own and not _FULL_NAME.match(own))
-    ):
+    if own is not None and (not isinstance(own, str) or (own and not _FULL_NAME.match(own))):
         _refuse(path, "has a namespace that is not dotted names")
     if name in PRIMITIVES or name in _COMPLEX:
         _refuse(path, "takes the name of a built-in type")
@@ -414,9 +395,7 @@ def _aliases(schema: dict[str, object], path: str) -> tuple[str, ...]:
     return tuple(aliases)
 
 
-def _symbols(
-    schema: dict[str, object], path: str
-) -> tuple[tuple[str, ...], str | None]:
+def _symbols(schema: dict[str, object], path: str) -> tuple[tuple[str, ...], str | None]:
     symbols, default = schema.get("symbols"), schema.get("default")
     if not isinstance(symbols, list) or not symbols:
         _refuse(path, "is an enum without symbols")

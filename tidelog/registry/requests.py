@@ -38,9 +38,7 @@ class Call:
         """A query parameter that is true or false (the default)."""
         value = self.query.get(name, "false").lower()
         if value not in ("true", "false"):
-            raise RegistryRefusal(
-                ErrorCode.INVALID_BODY, f"?{name} must be true or false"
-            )
+            raise RegistryRefusal(ErrorCode.INVALID_BODY, f"?{name} must be true or false")
         return value == "true"
 
     def text(self, name: str) -> str:
@@ -53,25 +51,16 @@ class Call:
 
 async def read_body(request: Request, allowed: frozenset[str]) -> dict[str, object]:
     """The body as a JSON object with no member but the allowed ones."""
-    kind = (
-        request.headers.get("content-type", MEDIA_TYPE)
-        .partition(";")[0]
-        .strip()
-        .lower()
-    )
+    kind = request.headers.get("content-type", MEDIA_TYPE).partition(";")[0].strip().lower()
     if kind not in _MEDIA_TYPES:
         raise RegistryRefusal(ErrorCode.WRONG_MEDIA_TYPE, f"Send {MEDIA_TYPE}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise RegistryRefusal(
-            ErrorCode.WRONG_MEDIA_TYPE, "Send the body without encoding"
-        )
+        raise RegistryRefusal(ErrorCode.WRONG_MEDIA_TYPE, "Send the body without encoding")
     try:
         async with asyncio.timeout(BODY_SECONDS_MAX):
             raw = await _bounded(request)
     except TimeoutError:
-        raise RegistryRefusal(
-            408, f"The body took more than {BODY_SECONDS_MAX:g} s"
-        ) from None
+        raise RegistryRefusal(408, f"The body took more than {BODY_SECONDS_MAX:g} s") from None
     except ClientDisconnect:
         raise RegistryRefusal(ErrorCode.MALFORMED, "The body was cut off") from None
     body = _json(raw)
@@ -100,9 +89,7 @@ async def _bounded(request: Request) -> bytes:
 def _json(raw: bytes) -> object:
     try:
         text = raw.decode()
-        value: object = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        value: object = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise RegistryRefusal(

@@ -100,6 +100,7 @@ def _lifespan(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await run_in_threadpool(service.open)
         follower = asyncio.create_task(_follow(service))
+        follower.add_done_callback(_tell_fault)
         try:
             yield
         finally:
@@ -111,8 +112,20 @@ def _lifespan(
     return lifespan
 
 
+def _tell_fault(follower: asyncio.Task[None]) -> None:
+    if not follower.cancelled() and (error := follower.exception()) is not None:
+        _log.error(
+            "the follower of the log failed",
+            kind=type(error).__name__,
+            error=str(error),
+        )
+
+
 async def _follow(service: RegistryService) -> None:
-    """Read what other instances write; trouble is logged once, shown by /readyz, tried again."""
+    """Read what other instances write; trouble is logged once, shown by /readyz, tried again.
+
+    A fault of ours ends the follower: it is logged, and /readyz stays red until a restart.
+    """
     reported: str | None = None
     while True:
         await asyncio.sleep(FOLLOW_INTERVAL_S)
@@ -132,17 +145,13 @@ def _answer(service: RegistryService, metrics: Metrics, endpoint: Endpoint) -> _
         response = await _handle(service, endpoint, request)
         elapsed = time.perf_counter() - started
         metrics.seconds.labels(endpoint.method, endpoint.path).observe(elapsed)
-        metrics.requests.labels(
-            endpoint.method, endpoint.path, response.status_code
-        ).inc()
+        metrics.requests.labels(endpoint.method, endpoint.path, response.status_code).inc()
         return response
 
     return answer
 
 
-async def _handle(
-    service: RegistryService, endpoint: Endpoint, request: Request
-) -> Response:
+async def _handle(service: RegistryService, endpoint: Endpoint, request: Request) -> Response:
     try:
         body = await read_body(request, endpoint.members) if endpoint.members else {}
         call = Call(path=request.path_params, query=request.query_params, body=body)
@@ -174,9 +183,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    _log.error(
-        "a fault of the registry", path=request.url.path, kind=type(error).__name__
-    )
+    _log.error("a fault of the registry", path=request.url.path, kind=type(error).__name__)
     return _error(500, ErrorCode.STORE_FAILED, "The registry failed; its log says why.")
 
 

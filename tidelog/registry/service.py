@@ -6,7 +6,9 @@ log if another writer did since, read to its end, decide, append, read back what
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -17,6 +19,7 @@ from tidelog.registry.log import Fenced, LogRecord, SchemaLog
 from tidelog.registry.store import SchemaStore, Version
 
 TAKEOVERS_MAX = 5
+TAKEOVER_PAUSE_S_MAX = 0.05
 
 Decide: TypeAlias = Callable[[SchemaStore], list[LogRecord]]
 
@@ -53,14 +56,13 @@ class RegistryService:
         with self._reads:
             try:
                 self._store = self._store.after(self._log.read())
-            except TidelogError as error:
-                self.trouble = str(error)
+            except Exception as error:
+                known = isinstance(error, TidelogError)
+                self.trouble = str(error) if known else "the log cannot be read"
                 raise
             self.trouble = None
 
-    def register(
-        self, subject: str, schema_json: str, *, normalize: bool = False
-    ) -> Version:
+    def register(self, subject: str, schema_json: str, *, normalize: bool = False) -> Version:
         """Register a schema under a subject, or find it there."""
         text = decisions.accepted_text(schema_json, normalize=normalize)
         known = decisions.find(self._store, subject, text)
@@ -97,9 +99,7 @@ class RegistryService:
             raise decisions.no_schema()
         return version
 
-    def check(
-        self, subject: str, schema_json: str, wanted: str | None = None
-    ) -> list[str]:
+    def check(self, subject: str, schema_json: str, wanted: str | None = None) -> list[str]:
         """Why the schema may not become the next version (of one version: why not after it)."""
         store, text = self._store, decisions.accepted_text(schema_json)
         against = (
@@ -121,6 +121,8 @@ class RegistryService:
                     return self._write_once(decide)
                 except Fenced:
                     self._is_writer = False
+                    # Two that take over in lockstep would fence each other again.
+                    time.sleep(random.uniform(0, TAKEOVER_PAUSE_S_MAX))
                 except Unavailable:
                     self._is_writer = False
                     raise

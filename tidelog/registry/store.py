@@ -50,9 +50,7 @@ def schema_tombstone(subject: str, version: int) -> LogRecord:
 def delete_subject_record(subject: str, version: int) -> LogRecord:
     """All versions up to this one are softly deleted."""
     key = {"keytype": "DELETE_SUBJECT", "subject": subject, "magic": 0}
-    return LogRecord(
-        key=_json(key), value=_json({"subject": subject, "version": version})
-    )
+    return LogRecord(key=_json(key), value=_json({"subject": subject, "version": version}))
 
 
 def level_record(subject: str | None, level: str | None) -> LogRecord:
@@ -105,17 +103,11 @@ class SchemaStore:
     def versions(self, subject: str, *, deleted: bool = False) -> list[Version]:
         """The versions of a subject in ascending order, live ones or all."""
         found = self.subjects.get(subject, {})
-        return [
-            found[number]
-            for number in sorted(found)
-            if deleted or not found[number].deleted
-        ]
+        return [found[number] for number in sorted(found) if deleted or not found[number].deleted]
 
     def names(self, *, deleted: bool = False) -> list[str]:
         """The subjects that have a (live) version, sorted."""
-        return sorted(
-            name for name in self.subjects if self.versions(name, deleted=deleted)
-        )
+        return sorted(name for name in self.subjects if self.versions(name, deleted=deleted))
 
     def uses(self, schema_id: int, *, deleted: bool = False) -> list[Version]:
         """Where a schema id is used."""
@@ -168,9 +160,7 @@ class _Draft:
                     "Let no other program write to it, or export its schemas and start afresh."
                 )
 
-    def _schema(
-        self, subject: str, number: int, value: dict[str, object] | None
-    ) -> None:
+    def _schema(self, subject: str, number: int, value: dict[str, object] | None) -> None:
         versions = dict(self._subjects.get(subject, {}))
         gone = versions.pop(number, None)
         if value is not None:
@@ -203,11 +193,7 @@ class _Draft:
             for version in versions.values()
         )
         if not used and self._ids.get(self._texts.pop(schema_id)) == schema_id:
-            self._ids = {
-                text: number
-                for text, number in self._ids.items()
-                if number != schema_id
-            }
+            self._ids = {text: number for text, number in self._ids.items() if number != schema_id}
 
     def _delete_subject(self, value: dict[str, object] | None) -> None:
         if value is None:
