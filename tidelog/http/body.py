@@ -209,7 +209,7 @@ def invalid(error: msgspec.ValidationError, at: str = "") -> Invalid:
     while placed:
         # A check of a nested record names a place of its own, and msgspec adds where the record is.
         message, inner = placed[1], placed[2]
-        path = inner + path
+        path += inner
         placed = _PLACE.match(message)
     pointer = at + "".join(f"/{name or index}" for name, index in _STEP.findall(path))
     if error.__cause__ is not None:

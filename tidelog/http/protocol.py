@@ -42,7 +42,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._chunk_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._fault: TidelogError | None = None
-        self._refused = False
+        self.deaf = False  # Nothing more is read from this connection.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one connection too many; wait for the first request only so long."""
@@ -59,10 +59,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and look at what a head that goes on has taken so far."""
-        if self._refused:
+        if self.deaf:
             return
         self._chunk_bytes = len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self.deaf:
+                self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            if not self.deaf:
+                self._refuse(self._fault or Malformed("The request is not valid HTTP/1.1."))
         if self._head_open:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
@@ -85,9 +93,28 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         super().on_headers_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed, or was refused while it was parsed."""
-        self._refuse(self._fault or Malformed("The request is not valid HTTP/1.1."))
+    def on_message_complete(self) -> None:
+        """A request ends; one that asks for an upgrade does not end with its head."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Serve the request as what it also is: HTTP/1.1.
+
+        Some clients offer h2c with every first request. The parser takes what follows the head
+        for another protocol, so the body is given to a fresh one that is told of a body only.
+        """
+        self.cycle.keep_alive = False
+        framing = b"".join(
+            b"%b: %b\r\n" % header
+            for header in self.headers
+            if header[0] in (b"content-length", b"transfer-encoding")
+        )
+        if not framing:
+            super().on_message_complete()
+            return
+        self.parser = httptools.HttpRequestParser(_BodyOnly(self))
+        self.data_received(b"POST / HTTP/1.1\r\n" + framing + b"\r\n" + rest)
 
     def _check_head(self) -> None:
         fields = sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in self.headers)
@@ -112,11 +139,29 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: TidelogError) -> None:
         """Answer, and close the connection once its sender had the time to read that."""
-        self._refused = True
+        self.deaf = True
         self._stop_head_timer()
         if not self.transport.is_closing():
             self.transport.write(_refusal(error))
             self.loop.call_later(LINGER_S, self.transport.close)
+
+
+class _BodyOnly:
+    """Hands one body on to the connection, and nothing that comes after it."""
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        self._protocol = protocol
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if not self._protocol.deaf:
+            self._protocol.on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of the body."""
+        if not self._protocol.deaf:
+            self._protocol.on_message_complete()
+            self._protocol.deaf = True
 
 
 def _too_large() -> HeadersTooLarge:

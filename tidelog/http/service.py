@@ -42,7 +42,6 @@ from tidelog.http.problems import (
     current_trace,
     exception_handlers,
     known_problems,
-    problem_response,
 )
 from tidelog.logging import current_correlation_id, get_logger
 
@@ -319,6 +318,3 @@ def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def _json(value: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-__all__ = ["Service", "build_service", "problem_response"]
