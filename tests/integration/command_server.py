@@ -26,6 +26,9 @@ PARTITIONS = 4
 MARKER = "EVIL-marker-7f3a"
 """Stands in bad input, so that a test can tell whether an answer repeats it."""
 
+HEAD = b"POST /orders/raw/place-order HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+"""The head of a raw request, up to the headers that frame its body."""
+
 
 class MemoryOperations:
     """The OperationStore of tests."""
@@ -154,3 +157,30 @@ def command_server(
     )
     with serving(app, protocol) as url, httpx2.Client(base_url=url) as client:
         yield CommandServer(url=url, door=memory, operations=operations, client=client)
+
+
+def refused(
+    answer: httpx2.Response, status: int, name: str = "", pointer: str | None = None
+) -> dict[str, Any]:
+    """The problem, checked; no answer repeats the marker."""
+    assert answer.status_code == status, answer.text
+    names = {400: "malformed", 404: "unknown", 413: "content-too-large", 422: "invalid"}
+    found: dict[str, Any] = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert found["type"] == f"/problems/{name or names[status]}"
+    assert MARKER not in answer.text
+    assert MARKER not in str(answer.headers)
+    if pointer is not None:
+        assert [error["pointer"] for error in found["errors"]] == [pointer]
+    return found
+
+
+def raw_problem(answer: bytes, status: int, name: str) -> dict[str, Any]:
+    """The problem in an answer read from a socket."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), answer
+    assert b"application/problem+json" in head
+    assert MARKER.encode() not in answer
+    found: dict[str, Any] = json.loads(body)
+    assert found["type"] == f"/problems/{name}"
+    return found

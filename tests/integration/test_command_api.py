@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.integration.command_server import CommandServer, command_server, order_body
+from tests.integration.command_server import (
+    CommandServer,
+    command_server,
+    order_body,
+    read_until_silent,
+)
 from tidelog.engine.command import Envelope, Outcome
 from tidelog.errors import CommandFault, NotOwner, Overloaded
 
@@ -355,3 +361,33 @@ def test_lines_of_another_kind_are_refused_as_a_whole(server: CommandServer) -> 
     problem(post_lines(server, iter([b"\n"])), 400, "malformed")
     problem(post_lines(server, b" " * (1024 * 1024 + 1)), 413, "content-too-large")
     problem(server.client.get("/commands"), 405, "method-not-allowed")
+
+
+@pytest.mark.parametrize("framing", ["content-length", "chunked"])
+@pytest.mark.parametrize("cut", [0, 20])
+def test_an_offered_upgrade_is_declined_and_the_command_carried_out(
+    server: CommandServer, framing: str, cut: int
+) -> None:
+    id = f"upgrade-{framing}-{cut}"
+    body = json.dumps(order_body()).encode()
+    length = b"content-length: %d" % len(body)
+    if framing == "chunked":
+        length = b"transfer-encoding: chunked"
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    head = (
+        b"POST /orders/%b/place-order HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n%b"
+    ) % (id.encode(), length + b"\r\n\r\n")
+    smuggled = b"POST /orders/smuggled/place-order HTTP/1.1\r\n\r\n"
+    port = int(server.url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(head + body[:cut])
+        time.sleep(0.05)
+        connection.sendall(body[cut:] + smuggled)
+        answer = read_until_silent(connection, 5)
+    assert answer.startswith(b"HTTP/1.1 201 "), answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answer
+    assert server.raw(
+        b"GET /livez HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    ).startswith(b"HTTP/1.1 200 ")

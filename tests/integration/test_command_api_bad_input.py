@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,26 +13,19 @@ import httpx2
 import pytest
 
 from tests.integration.command_server import (
+    HEAD,
     MARKER,
     CommandServer,
     command_server,
     order_body,
-    read_until_silent,
+    raw_problem,
+    refused,
 )
-from tidelog.http.protocol import BoundedProtocol
-
-HEAD = b"POST /orders/raw/place-order HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-
-
-class HastyProtocol(BoundedProtocol):
-    """Waits half a second for the head of a request."""
-
-    head_timeout_s = 0.5
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[CommandServer]:
-    with command_server(body_timeout_ms=500, protocol=HastyProtocol) as server:
+    with command_server() as server:
         yield server
 
 
@@ -50,33 +41,6 @@ def server(running: CommandServer) -> Iterator[CommandServer]:
 def lasting(running: CommandServer) -> CommandServer:
     """The server, for tests whose first command is good."""
     return running
-
-
-def refused(
-    answer: httpx2.Response, status: int, name: str = "", pointer: str | None = None
-) -> dict[str, Any]:
-    """The problem, checked; no answer repeats the marker."""
-    assert answer.status_code == status, answer.text
-    names = {400: "malformed", 404: "unknown", 413: "content-too-large", 422: "invalid"}
-    found: dict[str, Any] = answer.json()
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert found["type"] == f"/problems/{name or names[status]}"
-    assert MARKER not in answer.text
-    assert MARKER not in str(answer.headers)
-    if pointer is not None:
-        assert [error["pointer"] for error in found["errors"]] == [pointer]
-    return found
-
-
-def raw_problem(answer: bytes, status: int, name: str) -> dict[str, Any]:
-    """The problem in an answer read from a socket."""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 %d " % status), answer
-    assert b"application/problem+json" in head
-    assert MARKER.encode() not in answer
-    found: dict[str, Any] = json.loads(body)
-    assert found["type"] == f"/problems/{name}"
-    return found
 
 
 def lines(**changes: Any) -> dict[str, Any]:
@@ -267,71 +231,6 @@ def _escaped(id: str) -> str:
     return "".join(f"%{byte:02x}" for byte in id.encode())
 
 
-def test_B17_a_body_of_50_megabytes_is_too_large(server: CommandServer) -> None:
-    refused(server.place("b17", b" " * 50 * 1024 * 1024), 413)
-
-
-def test_B17_a_chunked_body_without_length_is_too_large_once_it_is(server: CommandServer) -> None:
-    chunks = iter([MARKER.encode() * 1_000] * 600)
-    answer = server.client.post(
-        "/orders/b17/place-order",
-        content=chunks,
-        headers={"Content-Type": "application/json"},
-    )
-    refused(answer, 413)
-
-
-def test_B17_an_endless_body_ends_in_bounded_time(server: CommandServer) -> None:
-    port = int(server.url.rsplit(":", 1)[1])
-    chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
-    began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n")
-        with pytest.raises(OSError):
-            while time.monotonic() - began < 20:
-                connection.sendall(chunk)
-    assert time.monotonic() - began < 10
-
-
-def test_B17_a_small_chunked_body_is_good(lasting: CommandServer) -> None:
-    answer = lasting.client.post(
-        "/orders/b17-chunked/place-order",
-        content=iter([json.dumps(order_body()).encode()]),
-        headers={"Content-Type": "application/json"},
-    )
-    assert answer.status_code == 201
-
-
-@pytest.mark.parametrize("length", [b"content-length: 500\r\n", b"transfer-encoding: chunked\r\n"])
-def test_B17_a_slow_body_is_given_up(server: CommandServer, length: bytes) -> None:
-    port = int(server.url.rsplit(":", 1)[1])
-    began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(HEAD + length + b"\r\n")
-        connection.settimeout(0.2)
-        received = b""
-        while not received and time.monotonic() - began < 5:
-            connection.sendall(b" " if length.startswith(b"content") else b"1\r\n \r\n")
-            try:
-                received = connection.recv(65_536)
-            except TimeoutError:
-                continue
-        received += read_until_silent(connection, 1)
-    raw_problem(received, 408, "request-timeout")
-    assert 0.4 < time.monotonic() - began < 4
-
-
-@pytest.mark.parametrize("sent", [b"POST /orders/x/pl", HEAD, HEAD + b"x-a: b"])
-def test_B17_a_slow_head_is_given_up(server: CommandServer, sent: bytes) -> None:
-    raw_problem(server.raw(sent), 408, "request-timeout")
-
-
-def test_B17_a_silent_connection_is_closed(server: CommandServer) -> None:
-    began = time.monotonic()
-    assert server.raw(b"") == b""
-    assert time.monotonic() - began < 3
-
-
 @pytest.mark.parametrize(
     "kind",
     [
@@ -467,42 +366,3 @@ def test_B23_a_command_for_an_unknown_aggregate_names_the_rule(server: CommandSe
         body = {"reason": MARKER} if command == "cancel-order" else {}
         answer = server.post(f"/orders/b23/{command}", body)
         refused(answer, 409, "order-never-placed")
-
-
-def test_B24_a_token_of_a_megabyte_is_too_large_a_header(server: CommandServer) -> None:
-    for size in (33_000, 300_000, 1_000_000):
-        token = MARKER.encode() + b"x" * size
-        answer = server.raw(HEAD + b"authorization: Bearer " + token + b"\r\n\r\n")
-        raw_problem(answer, 431, "headers-too-large")
-
-
-def test_B36_a_head_of_just_under_32_kib_passes(server: CommandServer) -> None:
-    answer = server.raw(HEAD + b"x-any: " + b"x" * 32_000 + b"\r\ncontent-length: 0\r\n\r\n")
-    raw_problem(answer, 400, "malformed")
-
-
-def test_B36_many_small_headers_are_counted_together(server: CommandServer) -> None:
-    few = b"".join(b"x-%d: forged\r\n" % n for n in range(1_000))
-    answer = server.raw(HEAD + few + b"content-length: 0\r\n\r\n")
-    raw_problem(answer, 400, "malformed")
-    answer = server.raw(HEAD + few * 3 + b"content-length: 0\r\n\r\n")
-    raw_problem(answer, 431, "headers-too-large")
-
-
-@pytest.mark.parametrize(
-    ("given", "answered"),
-    [
-        ("visit 1", "visit1"),
-        ("a\tb", "ab"),
-        ('<script>"x"', "scriptx"),
-        ("x" * 500, "x" * 128),
-        ("urn:uuid:1", "urn:uuid:1"),
-    ],
-)
-def test_B36_a_correlation_id_is_stripped_and_capped(
-    server: CommandServer, given: str, answered: str
-) -> None:
-    answer = server.post("/orders/b36/cancel-order", {"reason": "x"}, X_Correlation_Id=given)
-    assert answer.headers["x-correlation-id"] == answered
-    nothing = server.post("/orders/b36/cancel-order", {"reason": "x"}, X_Correlation_Id='"\\"')
-    assert len(nothing.headers["x-correlation-id"]) == 36
