@@ -263,9 +263,15 @@ class PartitionWriter:
         self._finish_replay_at(self._read_offset)
 
     def records_read(self, records: Sequence[StoredRecord], position: int) -> None:
-        """A Read succeeded; `position` is the next offset to read, markers included."""
+        """A Read succeeded; `position` is the next offset to read, markers included.
+
+        What lies beyond the end that was found is somebody else's, and may be half a command.
+        """
         self._busy = False
+        position = min(position, self._watermark)
         for record in records:
+            if record.offset >= self._watermark:
+                break
             if not self._anchor_checked and not self._check_anchor(record):
                 return
             if not self._replay(record):
