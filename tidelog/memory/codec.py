@@ -16,8 +16,7 @@ class MemoryCodec:
     def __init__(self, message_types: Iterable[type[Message]]) -> None:
         self._prefixes = {kind: f"{kind.__name__}\n".encode() for kind in message_types}
         self._decoders = {
-            kind.__name__.encode(): msgspec.json.Decoder(kind)
-            for kind in self._prefixes
+            kind.__name__.encode(): msgspec.json.Decoder(kind) for kind in self._prefixes
         }
         self._encoder = msgspec.json.Encoder()
 
@@ -29,9 +28,7 @@ class MemoryCodec:
         try:
             return prefix + self._encoder.encode(message)
         except (TypeError, ValueError) as error:
-            raise CodecError(
-                f"{type(message).__name__} does not fit its type"
-            ) from error
+            raise CodecError(f"{type(message).__name__} does not fit its type") from error
 
     def decode(self, value: bytes) -> Message:
         """The message; CodecError if the bytes are not one of ours."""

@@ -47,8 +47,7 @@ class MemoryDoor:
         self._partitions = partitions
         self._owned = {
             aggregate.context.name: [
-                _Owned(aggregate, partition, limits or Limits())
-                for partition in range(partitions)
+                _Owned(aggregate, partition, limits or Limits()) for partition in range(partitions)
             ]
             for aggregate in aggregates
         }
@@ -89,9 +88,7 @@ class MemoryDoor:
 class _Owned:
     """One partition: its log, its writer, and the driver's loop in a few lines."""
 
-    def __init__(
-        self, aggregate: Aggregate[Any, Any, Any], partition: int, limits: Limits
-    ) -> None:
+    def __init__(self, aggregate: Aggregate[Any, Any, Any], partition: int, limits: Limits) -> None:
         self.log = MemoryLog()
         self._epochs: dict[str, int] = {}
         self._landed: dict[str, tuple[int, int]] = {}

@@ -195,9 +195,7 @@ class MemoryLog:
         ]
         return min(undecided, default=self.high_watermark)
 
-    def read(
-        self, offset: int, records_max: int = 1_000_000
-    ) -> tuple[list[StoredRecord], int]:
+    def read(self, offset: int, records_max: int = 1_000_000) -> tuple[list[StoredRecord], int]:
         """Committed records from the offset on, and the offset to go on from."""
         records: list[StoredRecord] = []
         end = self.last_stable_offset
@@ -233,9 +231,7 @@ class MemoryLog:
             raise InvalidTransaction(transactional_id)
         return producer
 
-    def _decide(
-        self, transactional_id: str, transaction: _Transaction, decision: Decision
-    ) -> None:
+    def _decide(self, transactional_id: str, transaction: _Transaction, decision: Decision) -> None:
         transaction.decision = decision
         self._on_decided(transactional_id)
         if not self._markers_delayed:

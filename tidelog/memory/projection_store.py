@@ -48,9 +48,7 @@ class MemoryProjectionStore:
             for context, topic in topics.items():
                 self._tables.topic_ids.setdefault(context, topic.id)
                 for number in range(topic.partitions):
-                    self._tables.progress.setdefault(
-                        Partition(context, number), Progress()
-                    )
+                    self._tables.progress.setdefault(Partition(context, number), Progress())
             self.progress()
 
     def progress(self) -> dict[Partition, Progress]:

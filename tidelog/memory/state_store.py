@@ -56,9 +56,7 @@ class MemoryStateStore:
         anchor = self._now.anchor
         self._now.anchor = Anchor(anchor.sequence + 1, anchor.offset + 1, "of-no-log")
         for key, entry in self._now.entries.items():
-            self._now.entries[key] = Entry(
-                entry.version + 7, entry.sequence, entry.state
-            )
+            self._now.entries[key] = Entry(entry.version + 7, entry.sequence, entry.state)
 
     def keys(self) -> list[str]:
         """The aggregates in the checkpoint."""
