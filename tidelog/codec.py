@@ -1,186 +1,250 @@
-"""Messages to bytes and back: Confluent's wire format (0x00, schema id, Avro), by fastavro.
+"""Messages to bytes and back, in Confluent's wire format: 0x00, schema id, Avro.
 
-Nothing is coerced in either direction: a message is checked against its type before it is written
-and after it is read. Bytes are read with the schema that wrote them, which must be a registered one,
-and resolved to today's type. What is wrong with bytes or a message raises CodecError, which names
-the type and the field and never the content; a registry that cannot be asked raises Unavailable.
+Nothing is coerced in either direction. A message is checked against its type before it is written
+and after it is read; bytes are read with the schema that wrote them, which must be a registered
+one of ours, and resolved to today's type. What is wrong with bytes or with a message is a
+CodecError that names the type and the field, never the content. A registry that cannot be asked is
+Unavailable: then nothing is known about the bytes, and they may be read again.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from datetime import date, datetime, time
-from decimal import Decimal
-from typing import Any, NamedTuple
-from uuid import UUID
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
 
 import fastavro
 import msgspec
-from fastavro.schema import to_parsing_canonical_form
 
-from tidelog.avro import Schema, avro_schema
-from tidelog.errors import CodecError
+from tidelog.avro import KEPT, Schema, avro_schema
+from tidelog.avro_reader import reader_of
+from tidelog.avro_writer import Write, writer_of
+from tidelog.errors import CodecError, DefinitionError
 from tidelog.message import Context, Message
-from tidelog.registry.lints import check_schema
+from tidelog.registry.canonical import canonical
+from tidelog.registry.lints import checked
+from tidelog.registry.model import (
+    ArrayOf,
+    Enumeration,
+    Fixed,
+    MapOf,
+    Node,
+    Primitive,
+    Record,
+    Union,
+)
 from tidelog.registry.port import SchemaRegistry
 from tidelog.wire import commands_topic, events_topic
 
-VALUE_BYTES_MAX = 1_000_000
-_PREFIX_BYTES = 5
+VALUE_BYTES_MAX: Final = 1_000_000
+SCHEMAS_MAX: Final = 10_000
+"""How many schema ids are remembered; beyond that all are forgotten and asked for again."""
 
-# fastavro writes and reads these natively; everything else travels as plain values.
-_NATIVE = (bytes, datetime, date, time, UUID, Decimal)
+_PREFIX_BYTES: Final = 5
+
+
+class _Home(NamedTuple):
+    """Where a message type belongs, and its subject."""
+
+    full_name: str
+    context: Context
+    subject: str
 
 
 class _Writer(NamedTuple):
     prefix: bytes
-    schema: Schema
-    message: type[Message]
+    write: Write
 
 
 class _Reader(NamedTuple):
+    full_name: str
     message: type[Message]
-    written: Schema
-    wanted: Schema | None  # None where the message is written with today's schema
-    exact: bool  # whether the bytes must be those that we would write
+    read: Callable[[bytes, int], Any]
+    resolve: Callable[[bytes], Any] | None
+    """Reads again into today's schema; None where today's schema wrote the bytes."""
 
 
 class Codec:
-    """The codec of a set of contexts. Thread-safe once prepared."""
+    """The codec of some contexts. Threads may share it once it is prepared."""
 
     def __init__(
         self, contexts: Sequence[Context], registry: SchemaRegistry, topic_prefix: str = ""
     ) -> None:
-        self._contexts = tuple(contexts)
         self._registry = registry
-        self._topic_prefix = topic_prefix
+        self._homes = _homes(contexts, topic_prefix)
+        self._types = {home.full_name: message for message, home in self._homes.items()}
+        self._schemas = {
+            message: avro_schema(message, home.full_name) for message, home in self._homes.items()
+        }
         self._writers: dict[type[Message], _Writer] = {}
         self._readers: dict[int, _Reader | str] = {}
-        self._types = {
-            context.full_name(message): (message, context)
-            for context in contexts
-            for message in (*context.event_types, *context.command_types)
-        }
-        self._names = {message: name for name, (message, _) in self._types.items()}
 
     def prepare(self) -> None:
-        """Register every message's schema, or find it registered; remember the ids."""
-        for name, (message, _) in self._types.items():
-            schema = avro_schema(message, name)
-            text = json.dumps(schema, separators=(",", ":"))
-            schema_id = self._registry.register(self.subject_of(message), text)
+        """Register every message's schema, or find it registered; what encodes needs this once."""
+        for message, home in self._homes.items():
+            schema = self._schemas[message]
+            text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+            schema_id = self._registry.register(home.subject, text)
             prefix = b"\x00" + schema_id.to_bytes(4, "big")
-            self._writers[message] = _Writer(prefix, fastavro.parse_schema(schema), message)
-
-    def subject_of(self, message: type[Message]) -> str:
-        """The subject of a message type: `<topic>-<full name>` (TopicRecordName)."""
-        name = self._names[message]
-        context = self._types[name][1]
-        is_event = message in context.event_types
-        topic = (events_topic if is_event else commands_topic)(context.name, self._topic_prefix)
-        return f"{topic}-{name}"
+            self._writers[message] = _Writer(prefix, writer_of(checked(schema)))
 
     def full_name_of(self, message: type[Message]) -> str:
-        """The full name of a message type: `tidelog.orders.OrderPlaced`."""
-        return self._names[message]
+        """`tidelog.orders.OrderPlaced`, the Avro name and the `ce_type`."""
+        return self._home(message).full_name
+
+    def context_of(self, message: type[Message]) -> Context:
+        """The context that the message type belongs to."""
+        return self._home(message).context
+
+    def subject_of(self, message: type[Message]) -> str:
+        """`orders.events-tidelog.orders.OrderPlaced`, where the registry keeps its schemas."""
+        return self._home(message).subject
 
     def encode(self, message: Message) -> bytes:
-        """The stored form of a message."""
-        writer = self._writers.get(type(message))
+        """The stored form; CodecError where a value does not fit its type exactly."""
+        kind = type(message)
+        writer = self._writers.get(kind)
         if writer is None:
-            raise CodecError(f"{type(message).__name__} is no message of these contexts")
+            self._refuse_unprepared(kind)
+        pieces = [writer.prefix]
         try:
-            data = msgspec.to_builtins(message, builtin_types=_NATIVE)
-            msgspec.convert(data, writer.message)
-            buffer = io.BytesIO()
-            buffer.write(writer.prefix)
-            fastavro.schemaless_writer(buffer, writer.schema, data)
-        except (msgspec.ValidationError, ValueError, TypeError, OverflowError) as error:
-            raise CodecError(f"{type(message).__name__} does not fit its type: {error}") from None
-        return buffer.getvalue()
+            record = msgspec.to_builtins(message, builtin_types=KEPT)
+            checked_message = msgspec.convert(record, kind, builtin_types=KEPT)
+        # Checks of a message's own (`__post_init__`) may raise anything.
+        except Exception as error:
+            raise CodecError(f"{kind.__name__}: {_fault(error)}") from None
+        if checked_message != message:
+            raise CodecError(f"{_changed(message, checked_message)} is not of its type")
+        writer.write(record, pieces.append)
+        value = b"".join(pieces)
+        if len(value) > VALUE_BYTES_MAX:
+            raise CodecError(f"{kind.__name__} takes more than {VALUE_BYTES_MAX} bytes")
+        return value
 
-    def decode(self, value: bytes) -> Message:
-        """The message in a stored value."""
-        return self._decode(value)[1]
+    def decode(self, value: bytes | memoryview) -> Message:
+        """The message in a stored value; CodecError where the bytes are not exactly one of ours."""
+        return self.decode_named(value)[1]
 
-    def decode_named(self, value: bytes) -> tuple[str, Message]:
+    def decode_named(self, value: bytes | memoryview) -> tuple[str, Message]:
         """The full name of the message in a stored value, and the message."""
-        reader, message = self._decode(value)
-        return self._names[reader.message], message
-
-    def _decode(self, value: bytes) -> tuple[_Reader, Message]:
-        if not _PREFIX_BYTES < len(value) <= VALUE_BYTES_MAX or value[0] != 0:
+        if not isinstance(value, bytes):
+            value = bytes(value)
+        if not _PREFIX_BYTES <= len(value) <= VALUE_BYTES_MAX or value[0] != 0:
             raise CodecError("the value is not in the wire format: 0x00, schema id, Avro")
-        reader = self._reader(int.from_bytes(value[1:_PREFIX_BYTES], "big"))
-        body = value[_PREFIX_BYTES:]
+        reader = self._readers.get(int.from_bytes(value[1:_PREFIX_BYTES], "big"))
+        if not isinstance(reader, _Reader):
+            reader = self._learned(value)
         try:
-            return reader, msgspec.convert(_read_whole(reader, body), reader.message)
-        except CodecError:
-            raise
-        except msgspec.ValidationError as error:
-            raise CodecError(f"{reader.message.__name__}: {_without_values(error)}") from None
-        except Exception as error:  # fastavro raises what its parts raise: EOFError, IndexError, …
-            fault = type(error).__name__
-            raise CodecError(f"{reader.message.__name__} cannot be read: {fault}") from None
+            record = reader.read(value, _PREFIX_BYTES)
+            if reader.resolve is not None:
+                record = reader.resolve(value[_PREFIX_BYTES:])
+            return reader.full_name, msgspec.convert(record, reader.message, builtin_types=KEPT)
+        except CodecError as error:
+            raise CodecError(f"{reader.message.__name__}: {error}") from None
+        # fastavro's resolution and a message's own checks may raise anything.
+        except Exception as error:
+            raise CodecError(f"{reader.message.__name__}: {_fault(error)}") from None
 
-    def _reader(self, schema_id: int) -> _Reader:
+    def _home(self, message: type[Message]) -> _Home:
+        home = self._homes.get(message)
+        if home is None:
+            raise CodecError(f"{message.__name__} is no message of these contexts")
+        return home
+
+    def _refuse_unprepared(self, message: type[Message]) -> NoReturn:
+        name = self._home(message).full_name
+        raise CodecError(f"{name} has no schema id yet: call prepare() before encoding")
+
+    def _learned(self, value: bytes) -> _Reader:
+        """The reader of an id met for the first time, or one whose schema is never read.
+
+        A schema never changes, so a refusal is remembered; an id that the registry does not know
+        raises and is asked for again, because it may be registered yet.
+        """
+        schema_id = int.from_bytes(value[1:_PREFIX_BYTES], "big")
         reader = self._readers.get(schema_id)
         if reader is None:
-            reader = self._readers[schema_id] = self._learn(schema_id)
+            schema = self._registry.schema(schema_id)
+            if len(self._readers) >= SCHEMAS_MAX:
+                self._readers.clear()
+            reader = self._readers[schema_id] = self._judged(schema_id, schema)
         if isinstance(reader, str):
             raise CodecError(reader)
         return reader
 
-    def _learn(self, schema_id: int) -> _Reader | str:
-        """How values of a schema id are read; text says why they never are.
-
-        An id that the registry does not know raises and is asked for again: it may come to be.
-        """
-        schema: Any = self._registry.schema(schema_id)
-        check_schema(schema)
-        parsed: Any = fastavro.parse_schema(schema)
-        name = parsed.get("name") if isinstance(parsed, dict) else None
-        if name not in self._types:
+    def _judged(self, schema_id: int, schema: Schema) -> _Reader | str:
+        """How values of the schema are read, or the reason why they never are."""
+        try:
+            node = checked(schema)
+        except CodecError as error:
+            return f"schema {schema_id} is not to be trusted: {error}"
+        message = self._types.get(node.name) if isinstance(node, Record) else None
+        if message is None or not isinstance(node, Record):
             return f"schema {schema_id} is of no message of these contexts"
-        message = self._types[name][0]
-        today = fastavro.parse_schema(avro_schema(message, name))
-        same = to_parsing_canonical_form(parsed) == to_parsing_canonical_form(today)
-        return _Reader(message, parsed, None if same else today, _has_indexes(parsed))
+        today = self._schemas[message]
+        resolve = None if _shape(node) == _shape(checked(today)) else _resolver(node, today)
+        return _Reader(node.name, message, reader_of(node), resolve)
 
 
-def _read_whole(reader: _Reader, body: bytes) -> Any:
-    buffer = io.BytesIO(body)
-    data = fastavro.schemaless_reader(buffer, reader.written, None)
-    if buffer.tell() != len(body):
-        raise CodecError(f"{reader.message.__name__}: bytes are left over behind the record")
-    if reader.exact:
-        # fastavro takes a negative index of a union or an enum for another branch (version
-        # 1.13.1); written again, such bytes come out differently.
-        again = io.BytesIO()
-        fastavro.schemaless_writer(again, reader.written, data)
-        if again.getvalue() != body:
-            raise CodecError(f"{reader.message.__name__}: the bytes are not canonical Avro")
-    if reader.wanted is None:
-        return data
-    return fastavro.schemaless_reader(io.BytesIO(body), reader.written, reader.wanted)
+def _homes(contexts: Iterable[Context], topic_prefix: str) -> dict[type[Message], _Home]:
+    homes: dict[type[Message], _Home] = {}
+    for context in contexts:
+        events = events_topic(context.name, topic_prefix)
+        commands = commands_topic(context.name, topic_prefix)
+        messages: list[tuple[str, type[Message]]] = [
+            *((events, event) for event in context.event_types),
+            *((commands, command) for command in context.command_types),
+        ]
+        for topic, message in messages:
+            if message in homes:
+                raise DefinitionError(f"{message.__name__} belongs to two contexts")
+            name = context.full_name(message)
+            homes[message] = _Home(name, context, f"{topic}-{name}")
+    return homes
 
 
-def _has_indexes(schema: Schema) -> bool:
-    """Whether a schema has a union or an enum anywhere."""
-    if isinstance(schema, list):
-        return True
-    if not isinstance(schema, dict):
-        return False
-    if schema.get("type") == "enum":
-        return True
-    inner = [field["type"] for field in schema.get("fields", ())]
-    inner += [schema[part] for part in ("items", "values", "type") if part in schema]
-    return any(_has_indexes(part) for part in inner)
+def _changed(message: Message, read_back: Message) -> str:
+    """The first field that does not come back as it was given (a list for a tuple, a NaN)."""
+    for name in message.__struct_fields__:
+        if getattr(message, name) != getattr(read_back, name):
+            return f"{type(message).__name__}.{name}"
+    return type(message).__name__
 
 
-def _without_values(error: msgspec.ValidationError) -> str:
-    """What is wrong and where; msgspec's messages hold types and bounds, no content but enums."""
-    text = str(error)
-    return "Invalid enum value" + text[text.rfind(" - at") :] if "enum value" in text else text
+def _fault(error: Exception) -> str:
+    """What is wrong and where. msgspec's texts hold types and bounds, and values of enums only."""
+    if isinstance(error, msgspec.ValidationError):
+        text = str(error)
+        return f"not a known value{text[text.rfind(' - at') :]}" if "Invalid" in text else text
+    return f"it cannot be read or checked ({type(error).__name__})"
+
+
+def _shape(node: Node) -> object:
+    """All that decides how bytes are read, and nothing else: no docs, no defaults, no aliases."""
+    match node:
+        case Primitive():
+            return node.kind, sorted(node.properties, key=str)
+        case Fixed():
+            return node.name, node.size, sorted(node.properties, key=str)
+        case Enumeration():
+            return node.name, node.symbols
+        case ArrayOf():
+            return "array", _shape(node.items)
+        case MapOf():
+            return "map", _shape(node.values)
+        case Union():
+            return "union", [_shape(branch) for branch in node.branches]
+        case Record():
+            return node.name, [(field.name, _shape(field.type)) for field in node.fields]
+
+
+def _resolver(written: Node, today: Schema) -> Callable[[bytes], Any]:
+    """Reads bytes of an older or newer schema as today's, by Avro's rules of resolution."""
+    writer = fastavro.parse_schema(json.loads(canonical(written)))
+    reader = fastavro.parse_schema(today)
+
+    def resolve(body: bytes) -> Any:
+        return fastavro.schemaless_reader(io.BytesIO(body), writer, reader)
+
+    return resolve
