@@ -26,7 +26,7 @@ def _measure(stack: Stack, partitions: int) -> Measure:
         label=RAW, make=RawProduce, arguments=(stack, f"r1p{partitions}.raw", partitions)
     )
     return Measure(
-        title=f"R1 in-process commands ({partitions} partitions)",
+        title=f"R1 in-process commands, partitions: {partitions}",
         partitions=partitions,
         sides=[*(_side(stack, label, partitions, count) for label, count in ours.items()), raw],
         ratios=[

@@ -4,7 +4,7 @@ Its stored procedure for inserts (one round trip, prepared), a pool as large as 
 pre-ping. Each client creates an aggregate with the same data as ours and saves it.
 
 Kafka's acknowledgement survives a killed process, not a power cut. PostgreSQL gives just that with
-fsync off, so the peer runs with it off as well as on, and is measured by the better of the two.
+fsync off, so the peer runs with it off as well as on, and both ratios are shown.
 """
 
 from __future__ import annotations
