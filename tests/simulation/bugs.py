@@ -218,7 +218,18 @@ class HastyFollowers(PartitionWriter):
         self._decider.__class__ = HastyDecider
 
 
-DUEL = {"lease_lies": 1.0, "latency_ms": 25.0, "rebalance": 0.25, "wrong_door": 0.5}
+_QUIET = {
+    "crash": 0.0,
+    "pause": 0.0,
+    "poison": 0.0,
+    "lose_request": 0.0,
+    "lose_answer": 0.0,
+    "late_request": 0.0,
+    "broker_refuses": 0.0,
+    "foreign": 0.0,
+}
+
+DUEL = _QUIET | {"lease_lies": 1.0, "latency_ms": 25.0, "rebalance": 0.25, "wrong_door": 0.5}
 """Two processes take over at the same time and both believe that they may."""
 
 DEPOSED = {
@@ -239,23 +250,36 @@ DEPOSED = {
 }
 """A process hears late that it has lost the partition, and clients still ask it."""
 
+LATE = {
+    "lease_lies": 0.0,
+    "late_request": 0.2,
+    "lose_request": 0.0,
+    "lose_answer": 0.0,
+    "rebalance": 0.0,
+    "crash": 0.0,
+    "pause": 0.0,
+    "broker_refuses": 0.0,
+    "latency_ms": 25.0,
+}
+"""Requests arrive after they were given up."""
+
 SEEDS_MAX = {
-    "own-fencing-order": 200,
+    "own-fencing-order": 20,
     "overtaking-append": 60,
-    "end-before-fence": 300,
+    "end-before-fence": 100,
     "last-stable-offset": 60,
     "no-read-back": 30,
     "uncertain-is-success": 20,
-    "refuses-without-lease": 300,
-    "same-handle": 200,
+    "refuses-without-lease": 150,
+    "same-handle": 40,
     "forgetful-replay": 30,
     "early-checkpoint": 20,
-    "hasty-followers": 60,
+    "hasty-followers": 80,
 }
 """Within so many seeds each of them must be found; two others are written out as scripts."""
 
 _PLANTED = (
-    Build(name="first-on-b", writer=FirstOnB, emphasis=DUEL, patience=2),
+    Build(name="first-on-b", writer=FirstOnB, emphasis=DUEL, patience=4),
     Build(
         name="own-fencing-order",
         writer=OwnOrder,
@@ -264,13 +288,13 @@ _PLANTED = (
         patience=2,
     ),
     Build(name="overtaking-append", writer=OvertakingAppend),
-    Build(name="end-before-fence", writer=EndBeforeFence, emphasis=DUEL, patience=2),
+    Build(name="end-before-fence", writer=EndBeforeFence, emphasis=DUEL, patience=4),
     Build(name="last-stable-offset", find_end=lambda log: log.last_stable_offset),
     Build(name="no-read-back", writer=NoReadBack),
     Build(name="uncertain-is-success", process=OptimisticProcess),
     Build(name="refuses-without-lease", writer=RefusesWithoutLease, emphasis=DEPOSED, patience=4),
     Build(name="begins-without-lease", writer=BeginsWithoutLease, emphasis=DEPOSED, patience=4),
-    Build(name="same-handle", process=SameHandleProcess),
+    Build(name="same-handle", process=SameHandleProcess, emphasis=LATE, patience=2),
     Build(name="forgetful-replay", writer=ForgetfulReplay),
     Build(name="early-checkpoint", writer=EarlyCheckpoint),
     Build(name="hasty-followers", writer=HastyFollowers),
