@@ -125,6 +125,8 @@ def partitions_serve(host: CommandHost) -> Any:
     """A readiness check: which owned partitions do not serve, and why."""
 
     async def check() -> str | None:
+        if host.refused:
+            return "; ".join(str(error) for error in host.refused.values())
         if not host.owners:
             return "the group has not assigned any partition yet"
         waiting = [
@@ -138,12 +140,18 @@ def partitions_serve(host: CommandHost) -> Any:
 
 
 def open_store(state_dir: Path) -> Any:
-    """Opens checkpoints under the state folder; the topic's id and the definitions identify them."""
+    """Opens checkpoints under the state folder; topic id and definitions identify them."""
 
-    def open_one(aggregate: Aggregate[Any, Any, Any], partition: int, topic_id: str) -> RocksStateStore:
-        identity = f"{topic_id}/{aggregate_fingerprint(aggregate)}"
+    def open_one(
+        aggregate: Aggregate[Any, Any, Any], partition: int, topic_id: str
+    ) -> RocksStateStore:
         path = state_dir / f"{aggregate.context.name}-{partition}"
-        store = RocksStateStore(path, aggregate.state_type, identity)
+        store = RocksStateStore(
+            path,
+            aggregate.state_type,
+            topic_id=topic_id,
+            definitions=aggregate_fingerprint(aggregate),
+        )
         if store.discarded:
             log.warning("checkpoint.discarded", path=str(path))
         return store

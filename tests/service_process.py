@@ -21,6 +21,14 @@ STOP_TIMEOUT_S = 25.0
 ROOT = Path(__file__).parent.parent
 
 
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
 @dataclass
 class ServiceProcess:
     """One process of a service, on a free port of its own that it keeps over restarts."""
@@ -28,7 +36,7 @@ class ServiceProcess:
     module: str
     settings: dict[str, Any]
     log: Path
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -101,11 +109,3 @@ def running(*services: ServiceProcess) -> Iterator[None]:
     finally:
         for service in reversed(services):
             service.stop()
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -34,9 +34,7 @@ class Aggregate(Generic[C, S, E]):
     evolve: Callable[[S, E], S]
 
     def __post_init__(self) -> None:
-        _check_union(
-            self, self.decide, "command", set(self.context.command_types), Command
-        )
+        _check_union(self, self.decide, "command", set(self.context.command_types), Command)
         _check_union(self, self.evolve, "event", set(self.context.event_types), Event)
 
     @property

@@ -7,12 +7,12 @@ TidelogError                      status  retry   when
 ├── Invalid                          422     no   readable, but a value breaks its type or bounds
 │   └── IdempotencyKeyReused         422     no   same key, other content
 ├── StaleVersion                     412     no   If-Match names a version that is not current
-├── Unavailable                      503    yes   cannot answer now; the same request may be sent again
+├── Unavailable                      503    yes   cannot answer now; send the same request again
 │   ├── NotOwner                     503    yes   this process does not own the partition
 │   ├── Overloaded                   503    yes   a bounded queue is full
 │   └── NotYetVisible                503    yes   the read model has not reached the token
 ├── Blocked                          409     no   the key waits behind a parked event
-├── CommandFault                     500     no   a command that the platform could not decide: a fault of ours
+├── CommandFault                     500     no   a command could not be decided: a fault of ours
 ├── CodecError                       500     no   bytes or a value that do not fit their schema
 ├── LogError                         500     no   the log is not what it must be
 │   ├── LogHole                      500     no   events are missing from a partition
@@ -88,9 +88,7 @@ class IdempotencyKeyReused(Invalid):
     title = "The idempotency key was used with other content"
 
     def __init__(self) -> None:
-        super().__init__(
-            "The idempotency key was already used for another command. Use a new key."
-        )
+        super().__init__("The idempotency key was already used for another command. Use a new key.")
 
 
 class StaleVersion(TidelogError):
@@ -100,9 +98,7 @@ class StaleVersion(TidelogError):
     title = "The aggregate has another version"
 
     def __init__(self, actual_version: int) -> None:
-        super().__init__(
-            f"The current version is {actual_version}. Read it, decide, send again."
-        )
+        super().__init__(f"The current version is {actual_version}. Read it, decide, send again.")
         self.actual_version = actual_version
 
 

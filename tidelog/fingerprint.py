@@ -20,27 +20,20 @@ def aggregate_fingerprint(aggregate: Aggregate[Any, Any, Any]) -> str:
         aggregate.name,
         repr(aggregate.initial),
         _code(aggregate.evolve),
-        *(
-            _fields(message)
-            for message in (aggregate.state_type, *aggregate.context.event_types)
-        ),
+        *(_fields(message) for message in (aggregate.state_type, *aggregate.context.event_types)),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _fields(message: type[Any]) -> str:
     hints = inspect.get_annotations(message)
-    return (
-        f"{message.__name__}{sorted((name, str(hint)) for name, hint in hints.items())}"
-    )
+    return f"{message.__name__}{sorted((name, str(hint)) for name, hint in hints.items())}"
 
 
 def _code(function: Callable[..., Any]) -> str:
     """The module that holds the function, as its syntax tree without docstrings."""
     module = inspect.getmodule(function)
-    tree = ast.parse(
-        inspect.getsource(module) if module else inspect.getsource(function)
-    )
+    tree = ast.parse(inspect.getsource(module) if module else inspect.getsource(function))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):

@@ -18,8 +18,8 @@ def murmur2(data: bytes) -> int:
     length = len(data)
     whole = length >> 2
     h = _SEED ^ length
-    for k in struct.unpack_from(f"<{whole}I", data):
-        k = k * _M & _MASK
+    for word in struct.unpack_from(f"<{whole}I", data):
+        k = word * _M & _MASK
         h = (h * _M & _MASK) ^ ((k ^ (k >> 24)) * _M & _MASK)
     tail = data[whole << 2 :]
     if tail:

@@ -21,7 +21,9 @@ class Tally(State):
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> StateStore:
     makers: dict[str, Callable[[], StateStore]] = {
         "memory": MemoryStateStore,
-        "rocksdb": lambda: RocksStateStore(tmp_path / "p0", Tally, "tallies:1"),
+        "rocksdb": lambda: RocksStateStore(
+            tmp_path / "p0", Tally, topic_id="topic", definitions="tallies:1"
+        ),
     }
     return makers[request.param]()
 

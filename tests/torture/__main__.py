@@ -1,6 +1,6 @@
 """`./dev torture`: starts a system of its own, tortures it, and says what it has seen.
 
-    ./dev torture kills --kills 20 --clients 16 --seed 1
+./dev torture kills --kills 20 --clients 16 --seed 1
 """
 
 from __future__ import annotations

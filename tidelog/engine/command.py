@@ -43,7 +43,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Unchanged(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The command changed nothing. HTTP 200. `sequence` is the aggregate's last; 0 if it has none."""
+    """The command changed nothing. HTTP 200. `sequence`: the aggregate's last, 0 if it has none."""
 
     version: int
     sequence: int
@@ -62,7 +62,7 @@ class CommandDoor(Protocol):
     """The one way into the command side; HTTP, gRPC and the command topics all use it."""
 
     def submit(self, context: str, envelope: Envelope) -> Awaitable[Outcome]:
-        """Hand a command in. Raises NotOwner, Overloaded or Unavailable, at once or when awaited."""
+        """Hand a command in. Raises NotOwner, Overloaded or Unavailable, now or when awaited."""
         ...
 
     def partition_of(self, context: str, key: str) -> int:

@@ -95,9 +95,7 @@ class EventReader:
         self._decode = codec.decode
         self._keys = {context.name: context.key for context in contexts}
         self._names = {
-            context.name: {
-                kind: context.full_name(kind) for kind in context.event_types
-            }
+            context.name: {kind: context.full_name(kind) for kind in context.event_types}
             for context in contexts
         }
 
@@ -106,9 +104,7 @@ class EventReader:
         reading = Reading([], {}, [], [], 0)
         redelivered = 0
         for partition, records in batch.items():
-            redelivered += self._read_partition(
-                partition, records, progress[partition], reading
-            )
+            redelivered += self._read_partition(partition, records, progress[partition], reading)
         return reading._replace(redelivered=redelivered)
 
     def _read_partition(
@@ -152,9 +148,7 @@ class EventReader:
             return str(error)
         name = self._names[partition.context].get(type(event))  # type: ignore[arg-type]
         if name is None or name != metadata.type or not isinstance(event, Event):
-            return (
-                f"it is not an event of {partition.context}, or ce_type names another"
-            )
+            return f"it is not an event of {partition.context}, or ce_type names another"
         key = getattr(event, self._keys[partition.context])
         if key != metadata.subject or record.key != key.encode():
             return "its key, its ce_subject and its key field are not the same"
@@ -232,7 +226,7 @@ class Folder(Generic[R]):
             if type(fact.event) in self._event_types:
                 try:
                     keys = self._projection.keys_of(fact.event)
-                except Exception as error:  # noqa: BLE001 - the author's code; the driver decides
+                except Exception as error:
                     failures.append(FoldFailure("", fact, error))
                 else:
                     touches.extend(Touch(key, fact, True) for key in keys)
@@ -244,45 +238,56 @@ class Folder(Generic[R]):
 
     def fold(self, touches: Iterable[Touch], rows: Mapping[str, StoredRow]) -> Changes:
         """Fold the events into the rows, which are those in the table for the touched keys."""
-        current: dict[str, StoredRow | None] = {}
-        failures: dict[str, FoldFailure] = {}
-        for key, fact, folded in touches:
-            if key in failures:
-                continue
-            before = current[key] if key in current else rows.get(key)
-            try:
-                after = self._evolve(key, before, fact) if folded else _row(before)
-            except Exception as error:  # noqa: BLE001 - the author's code; the driver decides
-                failures[key] = FoldFailure(key, fact, error)
-                current.pop(key, None)
-                continue
-            current[key] = None if after is None else self._kept(after, before, fact)
-        upserts = {key: row for key, row in current.items() if row is not None}
-        gone = [key for key, row in current.items() if row is None and key in rows]
-        return Changes(upserts, gone, list(failures.values()))
+        by_key: dict[str, list[Touch]] = {}
+        for touch in touches:
+            by_key.setdefault(touch.key, []).append(touch)
+        changes = Changes({}, [], [])
+        for key, its_touches in by_key.items():
+            stored = rows.get(key)
+            after = self._fold_row(stored, its_touches)
+            if isinstance(after, FoldFailure):
+                changes.failures.append(after)
+            elif after is not None:
+                changes.upserts[key] = after
+            elif stored is not None:
+                changes.deletes.append(key)
+        return changes
 
-    def _evolve(self, key: str, before: StoredRow | None, fact: Fact) -> R | None:
+    def _fold_row(
+        self, stored: StoredRow | None, touches: Sequence[Touch]
+    ) -> StoredRow | FoldFailure | None:
+        """One row after its events, with what the engine keeps about it."""
+        owned = self._owner is not None
+        row = None
+        if stored is not None:
+            row, version, _, created_at, updated_at = stored
+        for touch in touches:
+            fact = touch.fact
+            time = fact.recorded_at
+            if row is None:
+                version, created_at, updated_at = 0, time, time
+            if touch.folded:
+                try:
+                    row = self._evolve(touch.key, row, fact.event)
+                except Exception as error:
+                    return FoldFailure(touch.key, fact, error)
+            if owned:
+                version, updated_at = fact.version, time
+            else:
+                version += 1
+                created_at, updated_at = min(created_at, time), max(updated_at, time)
+        if row is None:
+            return None
+        position = fact.position if owned else ""
+        return StoredRow(row, version, position, created_at, updated_at)
+
+    def _evolve(self, key: str, row: R | None, event: Event) -> R | None:
         projection = self._projection
-        after = projection.evolve(_row(before), fact.event)
+        after = projection.evolve(row, event)
         assert after is None or getattr(after, projection.key) == key, (
             f"{projection.name}: evolve gave a row of another {projection.key}"
         )
         return after
-
-    def _kept(self, row: R, before: StoredRow | None, fact: Fact) -> StoredRow:
-        time = fact.recorded_at
-        if self._owner is not None:
-            created_at = before.created_at if before else time
-            return StoredRow(row, fact.version, fact.position, created_at, time)
-        if before is None:
-            return StoredRow(row, 1, "", time, time)
-        return StoredRow(
-            row,
-            before.version + 1,
-            "",
-            min(before.created_at, time),
-            max(before.updated_at, time),
-        )
 
 
 def row_owner(projection: Projection[Any, Any]) -> str | None:
@@ -291,10 +296,6 @@ def row_owner(projection: Projection[Any, Any]) -> str | None:
         return None
     (context,) = projection.contexts
     return context.name if context.key == projection.key else None
-
-
-def _row(stored: StoredRow | None) -> Any:
-    return None if stored is None else stored.row
 
 
 def _parked(

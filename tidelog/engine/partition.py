@@ -64,9 +64,7 @@ class PartitionState:
         self, entries: Mapping[str, Entry], seen: Mapping[str, Seen], anchor: Anchor
     ) -> None:
         """Take in what a committed transaction changed."""
-        assert anchor.sequence > self.anchor.sequence, (
-            "a commit moves the partition forward"
-        )
+        assert anchor.sequence > self.anchor.sequence, "a commit moves the partition forward"
         self._entries.put_dirty(entries)
         self._seen.put_dirty(seen)
         self.anchor = anchor
@@ -116,9 +114,7 @@ class PartitionState:
         happened = (type(event).__name__, metadata.sequence)
         earlier = self.seen(metadata.causation_id)
         if earlier and earlier.events[-1][1] + 1 != metadata.sequence:
-            earlier = (
-                None  # the id came back after its window; its own events are contiguous
-            )
+            earlier = None  # the id came back after its window; its own events are contiguous
         self._seen.put_dirty(
             {
                 metadata.causation_id: Seen(
@@ -144,9 +140,7 @@ class PartitionState:
         return horizon.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _read(
-    record: StoredRecord, codec: MessageCodec
-) -> tuple[EventMetadata, Event] | None:
+def _read(record: StoredRecord, codec: MessageCodec) -> tuple[EventMetadata, Event] | None:
     """The event in a record; None if it is not one of ours."""
     try:
         metadata = read_event_headers(record.headers)

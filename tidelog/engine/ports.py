@@ -115,6 +115,7 @@ class Limits:
     cached_seen_max: int = 50_000
     idempotency_window_hours: int = 168
     replay_checkpoint_events: int = 5_000
+    unsaved_max: int = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, assert_never
 
 from tidelog.engine.folding import (
@@ -32,6 +33,7 @@ from tidelog.errors import CodecError, LogFork, LogHole, TidelogError
 from tidelog.projection import Projection
 
 FOLD_ATTEMPTS_MAX = 3
+CACHED_ROWS_MAX = 20_000
 
 
 class TopicInfo(NamedTuple):
@@ -54,7 +56,10 @@ class LogReader(Protocol):
 
 
 class Step(NamedTuple):
-    """What one transaction does: advance from `before` to `after`, park, load, fold and write."""
+    """What one transaction does: advance from `before` to `after`, park, load, fold and write.
+
+    `keys` are the rows to load, with which `fold` is called; it may change others too.
+    """
 
     before: Mapping[Partition, Progress]
     after: Mapping[Partition, Progress]
@@ -126,6 +131,38 @@ class Report:
     stopped: dict[Partition, TidelogError] = field(default_factory=dict)
 
 
+class RowCache:
+    """The rows that were written last, so that they need not be loaded.
+
+    They are what is stored for as long as every write of this process succeeds: a row changes only
+    together with its partition's progress, and whoever advances that first makes our next write
+    fail. It holds for rows that one partition feeds, and only for those.
+    """
+
+    def __init__(self, rows_max: int) -> None:
+        self._rows_max = rows_max
+        self._rows: dict[str, StoredRow] = {}
+
+    def split(self, keys: set[str]) -> tuple[dict[str, StoredRow], set[str]]:
+        """The rows that are known, and the keys that must be loaded."""
+        known = {key: self._rows[key] for key in keys if key in self._rows}
+        return known, keys - known.keys()
+
+    def update(self, changes: Changes) -> None:
+        """Take in what was written; what has not been written for the longest time goes."""
+        for key in changes.deletes:
+            self._rows.pop(key, None)
+        for key, row in changes.upserts.items():
+            self._rows.pop(key, None)
+            self._rows[key] = row
+        for key in list(islice(self._rows, max(len(self._rows) - self._rows_max, 0))):
+            del self._rows[key]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._rows.clear()
+
+
 class ProjectionLoop:
     """The live fold of one projection. Not thread-safe: one driver calls it."""
 
@@ -144,6 +181,7 @@ class ProjectionLoop:
         self._folder = Folder(projection)
         self._store = store
         self._reader = reader
+        self._rows = RowCache(0 if self._folder.shared else CACHED_ROWS_MAX)
         self._holes: dict[Partition, Hole] = {}
         self._attempts: dict[tuple[Partition, int], int] = {}
 
@@ -152,12 +190,11 @@ class ProjectionLoop:
     def assigned(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """Partitions came to this process: the offset from which to read each."""
         stored = self._store.progress()
+        self._rows.clear()
         for partition in partitions:
             self._forget(partition)
             self.progress[partition] = stored[partition]
-        return {
-            partition: self.progress[partition].offset + 1 for partition in partitions
-        }
+        return {partition: self.progress[partition].offset + 1 for partition in partitions}
 
     def released(self, partitions: Iterable[Partition]) -> None:
         """Partitions went to another process, which begins at what is stored."""
@@ -166,6 +203,7 @@ class ProjectionLoop:
 
     def resync(self) -> None:
         """Drop what is in flight, take the stored progress, and read on from there."""
+        self._rows.clear()
         stored = self._store.progress()
         for partition in self.progress:
             self.progress[partition] = stored[partition]
@@ -223,16 +261,26 @@ class ProjectionLoop:
     def _apply(self, reading: Reading, touches: Sequence[Touch]) -> Applied:
         if not reading.progress and not reading.parked:
             return Written(0, 0)
-        return self._store.apply(
+        cached, missing = self._rows.split({touch.key for touch in touches})
+        folded: list[Changes] = []
+
+        def fold(rows: Mapping[str, StoredRow]) -> Changes:
+            folded.append(self._folder.fold(touches, {**cached, **rows}))
+            return folded[-1]
+
+        applied = self._store.apply(
             Step(
                 before={at: self.progress[at] for at in reading.progress},
                 after=reading.progress,
                 parked=reading.parked,
-                keys=sorted({touch.key for touch in touches}),
+                keys=sorted(missing),
                 shared=self._folder.shared,
-                fold=lambda rows: self._folder.fold(touches, rows),
+                fold=fold,
             )
         )
+        if isinstance(applied, Written):
+            self._rows.update(folded[-1])
+        return applied
 
     def _take_note(self, reading: Reading, report: Report) -> None:
         self.progress.update(reading.progress)
@@ -261,9 +309,7 @@ class ProjectionLoop:
         )
         self._stop(hole.partition, error, report)
 
-    def _cut(
-        self, batch: Batch, failures: Sequence[FoldFailure], report: Report
-    ) -> list[Batch]:
+    def _cut(self, batch: Batch, failures: Sequence[FoldFailure], report: Report) -> list[Batch]:
         """Fold again without the first event that failed in each partition, nor those after it.
 
         This is the place where a failing event will park its key alone.
@@ -294,9 +340,7 @@ class ProjectionLoop:
 
     # --- small parts ------------------------------------------------------------------------
 
-    def _live(
-        self, batch: Batch, report: Report
-    ) -> dict[Partition, list[StoredRecord]]:
+    def _live(self, batch: Batch, report: Report) -> dict[Partition, list[StoredRecord]]:
         """The records of partitions that are ours and run, each up to the event that failed."""
         live = {}
         for partition, records in batch.items():

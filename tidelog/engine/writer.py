@@ -165,9 +165,7 @@ class PartitionWriter:
         if self.phase is Phase.STOPPED:
             raise NotOwner("This partition has moved to another instance.")
         if len(self._queue) >= self._limits.queue_commands_max:
-            raise Overloaded(
-                f"{self._limits.queue_commands_max} commands are waiting already."
-            )
+            raise Overloaded(f"{self._limits.queue_commands_max} commands are waiting already.")
         self._queue.append(request)
 
     def take_answers(self) -> list[tuple[Request, Outcome]]:
@@ -212,9 +210,7 @@ class PartitionWriter:
         if batch is None or batch.appended == len(batch.records):
             return None
         if self._committing is not None and not self._delivered:
-            return (
-                None  # sent beside them, these records could overtake the earlier ones
-            )
+            return None  # sent beside them, these records could overtake the earlier ones
         records = batch.records[batch.appended :]
         batch.appended = len(batch.records)
         begin, self._begun = not self._begun, True
@@ -372,11 +368,7 @@ class PartitionWriter:
         )
 
     def _next_sequence(self) -> int:
-        behind = (
-            self._committing.last_sequence
-            if self._committing
-            else self.state.anchor.sequence
-        )
+        behind = self._committing.last_sequence if self._committing else self.state.anchor.sequence
         return behind + 1
 
     def _collect(self, sure: bool) -> None:
@@ -384,9 +376,7 @@ class PartitionWriter:
         self._answers.extend(self._decider.take_certain())
         for request, outcome in self._decider.take_unproven():
             unsure = Refused(
-                NotOwner(
-                    "It is not certain that this instance owns the key. Try again."
-                )
+                NotOwner("It is not certain that this instance owns the key. Try again.")
             )
             self._answers.append((request, outcome if sure else unsure))
 
@@ -426,9 +416,7 @@ class PartitionWriter:
                 return False
             case Verdict.HOLE:
                 if self._hole_at == record.offset:
-                    self._break(
-                        LogHole(self._where(record, "events are missing before it"))
-                    )
+                    self._break(LogHole(self._where(record, "events are missing before it")))
                 self._hole_at = record.offset
                 self._read_offset = self.state.anchor.offset + 1
                 return False
@@ -457,21 +445,13 @@ class PartitionWriter:
     def _give_up_on_the_tired(self) -> None:
         """A command that failed too often is answered, so that it cannot hold up the others."""
         tired = [
-            request
-            for request in self._queue
-            if request.attempts >= self._limits.attempts_max
+            request for request in self._queue if request.attempts >= self._limits.attempts_max
         ]
         if not tired:
             return
-        error = Unavailable(
-            "The outcome is not known yet. Send it again with the same key."
-        )
+        error = Unavailable("The outcome is not known yet. Send it again with the same key.")
         self._answers.extend((request, Refused(error)) for request in tired)
-        kept = [
-            request
-            for request in self._queue
-            if request.attempts < self._limits.attempts_max
-        ]
+        kept = [request for request in self._queue if request.attempts < self._limits.attempts_max]
         self._queue = deque(kept)
         self._singles = max(self._singles - len(tired), 0)
 

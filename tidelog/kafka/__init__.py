@@ -1,1 +1,1 @@
-"""The Kafka adapters: topics, transactions, replay, group membership, and the owners of partitions."""
+"""The Kafka adapters: topics, transactions, replay, membership, and the owners of partitions."""

@@ -16,7 +16,7 @@ from tidelog.engine.batch import Request
 from tidelog.engine.command import Envelope, Outcome
 from tidelog.engine.ports import Limits, MessageCodec, StateStore, StoredRecord, Tools
 from tidelog.engine.writer import PartitionWriter
-from tidelog.errors import NotOwner
+from tidelog.errors import NotOwner, Unknown
 from tidelog.ids import utc_now, uuid7
 from tidelog.kafka.command_inbox import CommandInbox, OutcomeStore
 from tidelog.kafka.command_sender import CommandSender
@@ -76,17 +76,15 @@ class CommandHost:
     def __init__(self, settings: Settings, parts: HostParts) -> None:
         self._settings = settings
         self._parts = parts
-        self._aggregates = {
-            aggregate.context.name: aggregate for aggregate in parts.aggregates
-        }
+        self._aggregates = {aggregate.context.name: aggregate for aggregate in parts.aggregates}
         self._limits = limits_of(settings)
         self._tools = Tools(codec=parts.codec, new_id=uuid7, now=utc_now)
         self._lease = Lease(settings.session_timeout_ms)
         self._owners: dict[tuple[str, int], PartitionOwner] = {}
         self._inboxes: dict[tuple[str, int], CommandInbox] = {}
+        self._refused: dict[tuple[str, int], Exception] = {}
         self._contexts = {
-            commands_topic(name, settings.topic_prefix): name
-            for name in self._aggregates
+            commands_topic(name, settings.topic_prefix): name for name in self._aggregates
         }
         self._admin = admin_client(settings.kafka_bootstrap_servers)
         self._topic_ids: dict[str, str] = {}
@@ -126,12 +124,17 @@ class CommandHost:
     def ready(self) -> bool:
         """Whether every assigned partition serves, and at least one is assigned."""
         owners = self._owners.values()
-        return bool(owners) and all(owner.writer.serving for owner in owners)
+        return bool(owners) and not self._refused and all(owner.writer.serving for owner in owners)
 
     @property
     def owners(self) -> Mapping[tuple[str, int], PartitionOwner]:
         """The owned partitions by (context, partition)."""
         return self._owners
+
+    @property
+    def refused(self) -> Mapping[tuple[str, int], Exception]:
+        """Assigned partitions that could not be begun, and why."""
+        return self._refused
 
     @property
     def inboxes(self) -> Mapping[tuple[str, int], CommandInbox]:
@@ -145,7 +148,9 @@ class CommandHost:
     # --- the door -----------------------------------------------------------------------------
 
     def partition_of(self, context: str, key: str) -> int:
-        """The partition of the key."""
+        """The partition of the key; Unknown if the context is not hosted here."""
+        if context not in self._aggregates:
+            raise Unknown(f"There is no context {context} here.")
         return partition_of(key, self._settings.partitions)
 
     def submit(self, context: str, envelope: Envelope) -> asyncio.Future[Outcome]:
@@ -189,9 +194,13 @@ class CommandHost:
     async def _assigned(self, places: Sequence[Place]) -> None:
         for topic, partition in places:
             context = self._contexts[topic]
-            await self._begin(context, partition, topic)
+            try:
+                self._begin(context, partition, topic)
+            except Exception as error:  # one partition that cannot be served stops no other
+                self._refused[(context, partition)] = error
+                log.error("host.refused", partition=f"{context}-{partition}", error=str(error))
 
-    async def _begin(self, context: str, partition: int, commands: str) -> None:
+    def _begin(self, context: str, partition: int, commands: str) -> None:
         aggregate = self._aggregates[context]
         topic = events_topic(context, self._settings.topic_prefix)
         store = self._parts.open_store(aggregate, partition, self._topic_ids[topic])
@@ -210,9 +219,7 @@ class CommandHost:
             partition=partition,
             transaction_timeout_ms=self._settings.transaction_timeout_ms,
         )
-        owner = PartitionOwner(
-            writer, partition_log, self._lease, self._loop, store.close
-        )
+        owner = PartitionOwner(writer, partition_log, self._lease, self._loop, store.close)
         self._owners[(context, partition)] = owner
         self._inboxes[(context, partition)] = CommandInbox(
             context=aggregate.context,
@@ -228,14 +235,10 @@ class CommandHost:
     async def _released(self, places: Sequence[Place]) -> None:
         owned = self._take(places)
         await asyncio.gather(*(owner.drain(DRAIN_S) for owner in owned))
-        await asyncio.gather(
-            *(owner.stop(unavailable_while_moving()) for owner in owned)
-        )
+        await asyncio.gather(*(owner.stop(unavailable_while_moving()) for owner in owned))
 
     async def _lost(self, places: Sequence[Place]) -> None:
-        error = NotOwner(
-            "The partition was lost to another instance. Send it again, same key."
-        )
+        error = NotOwner("The partition was lost to another instance. Send it again, same key.")
         await asyncio.gather(*(owner.stop(error) for owner in self._take(places)))
 
     async def _received(self, place: Place, records: Sequence[StoredRecord]) -> None:
@@ -248,6 +251,7 @@ class CommandHost:
         owned = []
         for topic, partition in places:
             key = (self._contexts[topic], partition)
+            self._refused.pop(key, None)
             inbox = self._inboxes.pop(key, None)
             if inbox is not None:
                 inbox.stop()
@@ -258,10 +262,7 @@ class CommandHost:
 
     def _places(self) -> list[Place]:
         prefix = self._settings.topic_prefix
-        return [
-            (commands_topic(context, prefix), number)
-            for context, number in self._owners
-        ]
+        return [(commands_topic(context, prefix), number) for context, number in self._owners]
 
     def _prepare_topics(self) -> None:
         prefix = self._settings.topic_prefix
@@ -270,9 +271,7 @@ class CommandHost:
             topics[events_topic(name, prefix)] = EVENTS_CONFIG
             topics[commands_topic(name, prefix)] = COMMANDS_CONFIG
         settings = self._settings
-        ensure_topics(
-            self._admin, topics, settings.partitions, settings.replication_factor
-        )
+        ensure_topics(self._admin, topics, settings.partitions, settings.replication_factor)
         self._topic_ids = topic_ids(self._admin, topics)
 
     # --- from the group's thread to the loop ------------------------------------------------------

@@ -48,9 +48,7 @@ class TopicCommand(msgspec.Struct, kw_only=True, eq=False):
 class OutcomeStore(Protocol):
     """Where outcomes of commands from the topic are kept."""
 
-    async def finish(
-        self, context: str, partition: int, done: Sequence[TopicCommand]
-    ) -> None:
+    async def finish(self, context: str, partition: int, done: Sequence[TopicCommand]) -> None:
         """Keep outcomes and parked records, all or none; Unavailable if it cannot now."""
         ...
 
@@ -139,9 +137,7 @@ class CommandInbox:
 
     def _again(self, command: TopicCommand) -> None:
         """Nothing is lost while the partition cannot serve: the command is offered again."""
-        asyncio.get_running_loop().call_later(
-            RETRY_MIN_S, self._offer_unless_stopped, command
-        )
+        asyncio.get_running_loop().call_later(RETRY_MIN_S, self._offer_unless_stopped, command)
 
     def _offer_unless_stopped(self, command: TopicCommand) -> None:
         if not self._task.done():
@@ -169,31 +165,20 @@ class CommandInbox:
         delay = RETRY_MIN_S
         while True:
             try:
-                return await self._outcomes.finish(
-                    self._context.name, self._partition, done
-                )
+                return await self._outcomes.finish(self._context.name, self._partition, done)
             except Unavailable as error:
-                log.warning(
-                    "inbox.outcome_store", context=self._context.name, error=str(error)
-                )
+                log.warning("inbox.outcome_store", context=self._context.name, error=str(error))
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, RETRY_MAX_S)
 
     def _read(self, record: StoredRecord) -> Envelope:
         metadata = read_command_headers(record.headers)
         command = self._codec.decode(record.value or b"")
-        if (
-            not isinstance(command, Command)
-            or type(command) not in self._context.command_types
-        ):
-            raise CodecError(
-                f"{type(command).__name__} is no command of {self._context.name}"
-            )
+        if not isinstance(command, Command) or type(command) not in self._context.command_types:
+            raise CodecError(f"{type(command).__name__} is no command of {self._context.name}")
         key = getattr(command, self._context.key)
         if (record.key or b"") != key.encode():
-            raise CodecError(
-                f"the record's key is not the command's {self._context.key}"
-            )
+            raise CodecError(f"the record's key is not the command's {self._context.key}")
         full_name = self._context.full_name(type(command))
         return Envelope(
             command_id=metadata.command_id,

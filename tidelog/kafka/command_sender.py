@@ -34,9 +34,7 @@ class CommandSender:
                 "reconnect.backoff.max.ms": 1_000,
             }
         )
-        self._thread = threading.Thread(
-            target=self._poll, name="command-sender", daemon=True
-        )
+        self._thread = threading.Thread(target=self._poll, name="command-sender", daemon=True)
         self._thread.start()
 
     def send(
@@ -50,15 +48,11 @@ class CommandSender:
 
         produce: Any = self._producer.produce
         try:
-            produce(
-                topic, value, key, partition, on_delivery=delivered, headers=headers
-            )
+            produce(topic, value, key, partition, on_delivery=delivered, headers=headers)
         except BufferError:
             raise Overloaded("Too many commands wait to be sent to Kafka.") from None
         except KafkaException as error:
-            raise Unavailable(
-                f"Kafka takes no command: {error.args[0].str()}"
-            ) from error
+            raise Unavailable(f"Kafka takes no command: {error.args[0].str()}") from error
         return future
 
     def close(self, timeout_s: float) -> None:
@@ -78,6 +72,4 @@ def _settle(future: asyncio.Future[None], error: Any) -> None:
     if error is None:
         future.set_result(None)
     else:
-        future.set_exception(
-            Unavailable(f"Kafka did not take the command: {error.str()}")
-        )
+        future.set_exception(Unavailable(f"Kafka did not take the command: {error.str()}"))

@@ -83,9 +83,7 @@ class GroupMembership:
                 "on_commit": self._on_commit,
             }
         )
-        self._thread = threading.Thread(
-            target=self._run, name="membership", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
 
     def start(self) -> None:
         """Join the group."""
@@ -145,21 +143,14 @@ class GroupMembership:
     def _apply_flow(self) -> None:
         with self._lock:
             changes, self._flow = self._flow, []
-            changes = [
-                (on, place) for on, place in changes if place in self._next_offsets
-            ]
+            changes = [(on, place) for on, place in changes if place in self._next_offsets]
         for on, place in changes:
-            (self._consumer.resume if on else self._consumer.pause)(
-                [TopicPartition(*place)]
-            )
+            (self._consumer.resume if on else self._consumer.pause)([TopicPartition(*place)])
 
     def _ask_for_proof(self) -> bool:
         """Commit the offsets: a group answer proves membership, and keeps the offsets as well."""
         now = self._lease.clock()
-        if (
-            self._proof_sent_at is not None
-            and now - self._proof_sent_at < PROOF_TIMEOUT_S
-        ):
+        if self._proof_sent_at is not None and now - self._proof_sent_at < PROOF_TIMEOUT_S:
             return False
         offsets = self._offsets()
         if not offsets:
@@ -186,10 +177,7 @@ class GroupMembership:
 
     def _offsets(self) -> list[TopicPartition]:
         with self._lock:
-            return [
-                TopicPartition(*place, offset)
-                for place, offset in self._next_offsets.items()
-            ]
+            return [TopicPartition(*place, offset) for place, offset in self._next_offsets.items()]
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         if not partitions:
@@ -238,9 +226,7 @@ class GroupMembership:
         """Where to begin: the committed offset; without one, the oldest command that is kept."""
         placed = []
         for found in consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S):
-            low, _ = consumer.get_watermark_offsets(
-                found, timeout=REQUEST_TIMEOUT_S, cached=False
-            )
+            low, _ = consumer.get_watermark_offsets(found, timeout=REQUEST_TIMEOUT_S, cached=False)
             offset = max(found.offset, low) if found.offset >= 0 else low
             placed.append(TopicPartition(found.topic, found.partition, offset))
         return placed

@@ -1,4 +1,4 @@
-"""Metrics of the command side. Gauges are read when they are scraped and cost nothing in between."""
+"""Metrics of the command side. Gauges are read when scraped and cost nothing in between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drives one partition's writer on Kafka: a worker thread for calls that block, the loop for the rest.
+"""Drives one partition's writer on Kafka: a worker thread for calls that block, else the loop.
 
 The order of things is the engine's (tidelog/engine/writer.py). Here each action is carried out and
 its outcome reported; nothing is decided.
@@ -57,9 +57,7 @@ class PartitionOwner:
         self._close_store = close_store
         self._name = f"{writer.context}-{writer.partition}"
         self._jobs: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
-        self._worker = threading.Thread(
-            target=self._work, name=f"owner-{self._name}", daemon=True
-        )
+        self._worker = threading.Thread(target=self._work, name=f"owner-{self._name}", daemon=True)
         self._scheduled = False
         self._checkpoint_due = False
         self._append_failed = False
@@ -171,9 +169,7 @@ class PartitionOwner:
             self._report_safely(action, result)
         self._pump()
         if self.writer.broken is not None:
-            log.error(
-                "owner.broken", partition=self._name, error=str(self.writer.broken)
-            )
+            log.error("owner.broken", partition=self._name, error=str(self.writer.broken))
 
     def _report_safely(self, action: Action, result: Any) -> None:
         """Whatever goes wrong while the writer takes a result in, it begins again from the log."""
@@ -205,9 +201,7 @@ class PartitionOwner:
                 self.commits += 1
                 self._commit_seconds.observe(self._loop.time() - self._commit_began)
                 self._commit_events.observe(action.records)
-                if (
-                    self.writer.phase is Phase.RESET
-                ):  # committed, but not where it must be
+                if self.writer.phase is Phase.RESET:  # committed, but not where it must be
                     self.failures += 1
                     self._failed_at = self._lease.clock()
                 self._checkpoint_later()
@@ -255,9 +249,7 @@ class PartitionOwner:
             result, failure = None, None
             try:
                 result = self._log.perform(action, self._tell_delivered)
-            except (
-                Exception
-            ) as error:  # reported to the loop, which begins the takeover again
+            except Exception as error:  # reported to the loop, which begins the takeover again
                 failure = error
             self._loop.call_soon_threadsafe(self._done, action, result, failure)
         try:
@@ -269,9 +261,7 @@ class PartitionOwner:
         result, failure = None, None
         try:
             result = self._log.perform(action, self._tell_delivered)
-        except (
-            Exception
-        ) as error:  # reported to the loop, which begins the takeover again
+        except Exception as error:  # reported to the loop, which begins the takeover again
             failure = error
         self._loop.call_soon_threadsafe(self._done, action, result, failure)
         if failure is None:
@@ -283,14 +273,10 @@ class PartitionOwner:
     def _prepare_after(self, action: Action) -> None:
         try:
             self._log.prepare_after(action)
-        except (
-            TidelogError
-        ) as error:  # the append that needs it meets the same error and fails
+        except TidelogError as error:  # the append that needs it meets the same error and fails
             log.warning("owner.prepare_failed", partition=self._name, error=str(error))
 
 
 def unavailable_while_moving() -> Unavailable:
     """What waiting commands are told when their partition moves away."""
-    return Unavailable(
-        "The partition is moving to another instance. Send it again, same key."
-    )
+    return Unavailable("The partition is moving to another instance. Send it again, same key.")

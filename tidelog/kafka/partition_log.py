@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 
 from tidelog.engine.writer import Action, Append, Commit, Fence, FindEnd, Read, Reset
 from tidelog.kafka.replay import PartitionReplay
-from tidelog.kafka.topics import high_watermark
+from tidelog.kafka.topics import admin_client, high_watermark
 from tidelog.kafka.transactions import TransactionalPair
 
 FIND_END_TIMEOUT_S = 10.0
@@ -53,10 +53,7 @@ class PartitionLog:
             case Fence(slot=slot):
                 return self._pair.fence(slot)
             case FindEnd():
-                self._end = high_watermark(
-                    self._admin, self._topic, self._partition, FIND_END_TIMEOUT_S
-                )
-                return self._end
+                return self._find_end()
             case Read(offset=offset):
                 return self._read(offset)
             case Commit(slot=slot):
@@ -76,6 +73,17 @@ class PartitionLog:
         """Release everything."""
         self._close_replay()
         self._pair.reset()
+
+    def _find_end(self) -> int:
+        try:
+            self._end = high_watermark(
+                self._admin, self._topic, self._partition, FIND_END_TIMEOUT_S
+            )
+        except Exception:
+            # An admin client that has lost its broker may not look for it again for minutes.
+            self._admin = admin_client(self._bootstrap_servers)
+            raise
+        return self._end
 
     def _read(self, offset: int) -> Any:
         if self._replay is None:

@@ -25,9 +25,7 @@ from tidelog.wire import events_topic
 MAX_POLL_INTERVAL_MS = 300_000
 FETCH_BYTES_MAX = 16 * 1024 * 1024
 QUEUED_KILOBYTES_MAX = 32 * 1024
-OFFSET_MISSING = frozenset(
-    {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
-)
+OFFSET_MISSING = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})
 TOPIC_MISSING = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -72,17 +70,14 @@ class BatchReader:
         assignment: Assignment,
     ) -> None:
         self._contexts = {
-            events_topic(context.name, topic_prefix): context.name
-            for context in contexts
+            events_topic(context.name, topic_prefix): context.name for context in contexts
         }
         self._topics = {name: topic for topic, name in self._contexts.items()}
         self._partitions: dict[tuple[str, int], Partition] = {}
         self._assignment = assignment
         self._pending: list[Partition] = []
         self.joined = False
-        self._consumer = Consumer(
-            _options(bootstrap_servers, group, client_id, session_timeout_ms)
-        )
+        self._consumer = Consumer(_options(bootstrap_servers, group, client_id, session_timeout_ms))
         self._consumer.subscribe(
             list(self._contexts),
             on_assign=self._on_assign,
@@ -108,9 +103,7 @@ class BatchReader:
 
     def seek(self, partition: Partition, offset: int) -> None:
         """Read on from this offset."""
-        place = TopicPartition(
-            self._topics[partition.context], partition.number, offset
-        )
+        place = TopicPartition(self._topics[partition.context], partition.number, offset)
         try:
             self._consumer.seek(place)
         except KafkaException as error:
@@ -135,9 +128,7 @@ class BatchReader:
             self._take_error(message, error, polled)
             return
         partition = self._partition(message.topic(), message.partition())
-        record = StoredRecord(
-            message.offset(), message.key(), message.value(), _headers(message)
-        )
+        record = StoredRecord(message.offset(), message.key(), message.value(), _headers(message))
         polled.batch.setdefault(partition, []).append(record)
 
     def _take_error(self, message: Any, error: KafkaError, polled: Polled) -> None:
@@ -205,22 +196,13 @@ def read_topics(
     admin: AdminClient, contexts: Iterable[Context], topic_prefix: str
 ) -> dict[str, TopicInfo]:
     """Id and partition count of each context's event topic; Unavailable where one is missing."""
-    names = {
-        context.name: events_topic(context.name, topic_prefix) for context in contexts
-    }
+    names = {context.name: events_topic(context.name, topic_prefix) for context in contexts}
     ids = topic_ids(admin, names.values())
     counts = partition_counts(admin, names.values())
-    missing = [
-        topic for topic in names.values() if topic not in ids or topic not in counts
-    ]
+    missing = [topic for topic in names.values() if topic not in ids or topic not in counts]
     if missing:
-        raise Unavailable(
-            f"topic {missing[0]} does not exist yet; the command service makes it"
-        )
-    return {
-        context: TopicInfo(ids[topic], counts[topic])
-        for context, topic in names.items()
-    }
+        raise Unavailable(f"topic {missing[0]} does not exist yet; the command service makes it")
+    return {context: TopicInfo(ids[topic], counts[topic]) for context, topic in names.items()}
 
 
 def _headers(message: Any) -> list[tuple[str, bytes | None]]:

@@ -45,9 +45,7 @@ class PartitionReplay:
             self._consumer.assign([TopicPartition(*self._place, offset)])
             self._position = offset
         records: list[StoredRecord] = []
-        messages: list[Any] = list(
-            self._consumer.consume(READ_RECORDS_MAX, READ_WAIT_S)
-        )
+        messages: list[Any] = list(self._consumer.consume(READ_RECORDS_MAX, READ_WAIT_S))
         for message in messages:
             error = message.error()
             if error is None:
@@ -66,9 +64,7 @@ class PartitionReplay:
                 KafkaError.OFFSET_OUT_OF_RANGE,
                 KafkaError._AUTO_OFFSET_RESET,
             ):
-                raise LogHole(
-                    f"{self._place[0]}[{self._place[1]}] has no offset {offset} any more"
-                )
+                raise LogHole(f"{self._place[0]}[{self._place[1]}] has no offset {offset} any more")
             else:
                 raise Unavailable(f"reading {self._place[0]}: {error.str()}")
         return records, self._position
@@ -83,6 +79,4 @@ class PartitionReplay:
 
 def stored_record(message: Any) -> StoredRecord:
     """A consumed message as the engine reads it."""
-    return StoredRecord(
-        message.offset(), message.key(), message.value(), message.headers() or []
-    )
+    return StoredRecord(message.offset(), message.key(), message.value(), message.headers() or [])

@@ -35,9 +35,7 @@ COMMANDS_CONFIG = {
 
 def admin_client(bootstrap_servers: str) -> AdminClient:
     """A client for the requests of this module."""
-    return AdminClient(
-        {"bootstrap.servers": bootstrap_servers, "client.id": "tidelog-admin"}
-    )
+    return AdminClient({"bootstrap.servers": bootstrap_servers, "client.id": "tidelog-admin"})
 
 
 def ensure_topics(
@@ -57,9 +55,7 @@ def ensure_topics(
             NewTopic(name, partitions, replication_factor, config=dict(topics[name]))
             for name in missing
         ]
-        for name, future in admin.create_topics(
-            new, operation_timeout=REQUEST_TIMEOUT_S
-        ).items():
+        for name, future in admin.create_topics(new, operation_timeout=REQUEST_TIMEOUT_S).items():
             _created(name, future)
     for name, count in partition_counts(admin, topics).items():
         if count != partitions:
@@ -71,21 +67,15 @@ def ensure_topics(
 
 def topic_ids(admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
     """The id of each topic that exists (KIP-516); a recreated topic has another id."""
-    return {
-        name: str(found.topic_id) for name, found in _describe(admin, topics).items()
-    }
+    return {name: str(found.topic_id) for name, found in _describe(admin, topics).items()}
 
 
 def partition_counts(admin: AdminClient, topics: Iterable[str]) -> dict[str, int]:
     """The number of partitions of each topic that exists."""
-    return {
-        name: len(found.partitions) for name, found in _describe(admin, topics).items()
-    }
+    return {name: len(found.partitions) for name, found in _describe(admin, topics).items()}
 
 
-def high_watermark(
-    admin: AdminClient, topic: str, partition: int, timeout_s: float
-) -> int:
+def high_watermark(admin: AdminClient, topic: str, partition: int, timeout_s: float) -> int:
     """The offset after the last record of the partition, uncommitted records and markers included.
 
     A read_committed end offset would be the last stable one and may hide committed records that
@@ -97,7 +87,10 @@ def high_watermark(
         isolation_level=IsolationLevel.READ_UNCOMMITTED,
         request_timeout=timeout_s,
     )
-    return int(futures[place].result().offset)
+    end = int(futures[place].result().offset)
+    if end < 0:  # what the client says, without an error, when no broker has answered it
+        raise Unavailable(f"Kafka does not tell where {topic}[{partition}] ends")
+    return end
 
 
 def _created(name: str, future: Any) -> None:
@@ -120,7 +113,5 @@ def _describe(admin: AdminClient, topics: Iterable[str]) -> dict[str, Any]:
             found[name] = future.result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise Unavailable(
-                    f"Kafka does not answer: {error.args[0].str()}"
-                ) from error
+                raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
     return found

@@ -40,9 +40,7 @@ class TransactionalPair:
         self._handles[slot] = handle
         handle.init(self._timeout_ms / 1000)
 
-    def append(
-        self, slot: Slot, begin: bool, records: Sequence[OutgoingRecord]
-    ) -> None:
+    def append(self, slot: Slot, begin: bool, records: Sequence[OutgoingRecord]) -> None:
         """Hand records to the slot's transaction; returns at once."""
         self._handles[slot].append(begin, records)
 

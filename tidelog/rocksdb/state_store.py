@@ -15,6 +15,7 @@ import msgspec
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
 
 from tidelog.engine.ports import Anchor, Checkpoint, Entry, Seen
+from tidelog.errors import TopicRecreated
 from tidelog.message import State
 
 EXPIRED_PER_CHECKPOINT_MAX = 100_000
@@ -23,7 +24,8 @@ WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 
 
 class _Meta(msgspec.Struct, frozen=True):
-    identity: str
+    topic_id: str
+    definitions: str
     sequence: int
     offset: int
     message_id: str
@@ -32,13 +34,16 @@ class _Meta(msgspec.Struct, frozen=True):
 class RocksStateStore:
     """The StateStore port on RocksDB.
 
-    `identity` names what the checkpoint is of (topic id, hash of the definitions). A checkpoint of
-    another identity, or one that cannot be read, is thrown away.
+    A checkpoint of other definitions, or one that cannot be read, is thrown away: the log rebuilds
+    it. A checkpoint of another topic id raises TopicRecreated: then the log itself is another one.
     """
 
-    def __init__(self, path: Path, state_type: type[State], identity: str) -> None:
+    def __init__(
+        self, path: Path, state_type: type[State], *, topic_id: str, definitions: str
+    ) -> None:
         self._path = path
-        self._identity = identity
+        self._topic_id = topic_id
+        self._definitions = definitions
         self._entry_decoder = msgspec.msgpack.Decoder(tuple[int, int, state_type])  # type: ignore[valid-type]
         self._seen_decoder = msgspec.msgpack.Decoder(Seen)
         self._encode = msgspec.msgpack.Encoder().encode
@@ -73,7 +78,7 @@ class RocksStateStore:
             batch.put(b"s" + command_id.encode(), encode(seen))
             batch.put(b"t" + seen.recorded_at.encode() + command_id.encode(), b"")
         self._expire(batch, checkpoint.expire_before)
-        meta = _Meta(self._identity, *checkpoint.anchor)
+        meta = _Meta(self._topic_id, self._definitions, *checkpoint.anchor)
         batch.put(b"meta", encode(meta))
         self._db.write(batch)
         self._anchor = checkpoint.anchor
@@ -104,11 +109,14 @@ class RocksStateStore:
         raw = self._db.get(b"meta")
         if raw is None:
             return Anchor()
-        try:
-            meta = msgspec.msgpack.decode(raw, type=_Meta)
-        except msgspec.DecodeError:
-            meta = _Meta("", 0, -1, "")
-        if meta.identity == self._identity:
+        meta = _decoded(raw)
+        if meta is not None and meta.topic_id != self._topic_id:
+            self._db.close()
+            raise TopicRecreated(
+                f"the events of checkpoint {self._path} were in a topic that is gone; a new one "
+                "has its name. If so intended, delete the checkpoint; if not, restore the topic."
+            )
+        if meta is not None and meta.definitions == self._definitions:
             return Anchor(meta.sequence, meta.offset, meta.message_id)
         self.discarded = True
         self.clear()
@@ -128,6 +136,13 @@ class RocksStateStore:
             batch.delete(key)
             batch.delete(b"s" + key[len(limit) :])
             iterator.next()
+
+
+def _decoded(raw: bytes) -> _Meta | None:
+    try:
+        return msgspec.msgpack.decode(raw, type=_Meta)
+    except msgspec.DecodeError:
+        return None
 
 
 def _options() -> Any:
