@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
+from tidelog.cli.kafka import reach
 from tidelog.cli.output import Dev, Json, show_json
 from tidelog.cli.system import find_system
 from tidelog.errors import Unavailable, Unknown
-from tidelog.kafka.topics import admin_client, partition_counts
 
 POLL_S = 1.0
 BATCH_MAX = 500
@@ -52,13 +52,13 @@ def described(record: Message) -> dict[str, Any]:
 
 def _records(bootstrap_servers: str, topic: str, follow: bool) -> Generator[Message, None, None]:
     """The committed records of the topic; without `follow` up to the present end."""
-    count = partition_counts(admin_client(bootstrap_servers), [topic]).get(topic)
-    if count is None:
+    found = reach(bootstrap_servers)[1].topics.get(topic)
+    if found is None:
         raise Unknown(f"there is no topic {topic}; `tidelog topics` lists them")
-    places = [TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(count)]
+    places = [TopicPartition(topic, number, OFFSET_BEGINNING) for number in found.partitions]
     with closing(_consumer(bootstrap_servers)) as consumer:
         consumer.assign(places)
-        open_partitions = set(range(count))
+        open_partitions = set(found.partitions)
         while open_partitions or follow:
             for record in consumer.consume(BATCH_MAX, timeout=POLL_S):
                 if _is_end(record):
@@ -72,6 +72,7 @@ def _consumer(bootstrap_servers: str) -> Consumer:
         {
             "bootstrap.servers": bootstrap_servers,
             "client.id": "tidelog-events",
+            "log_level": 0,
             # Partitions are assigned by hand and nothing is committed: the group is a formality.
             "group.id": f"tidelog-events-{uuid.uuid4()}",
             "enable.auto.commit": False,

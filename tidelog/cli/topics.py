@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from confluent_kafka import KafkaException
-
+from tidelog.cli.kafka import reach
 from tidelog.cli.output import Dev, Json, show_items
 from tidelog.cli.system import find_system
-from tidelog.errors import Unavailable
-from tidelog.kafka.topics import REQUEST_TIMEOUT_S, admin_client, partition_counts, topic_ids
+from tidelog.kafka.topics import partition_counts, topic_ids
 
 
 def topics(dev: Dev = None, as_json: Json = False) -> None:
     """List topics with their partitions and ids (a recreated topic has another id)."""
     system = find_system(dev)
-    admin = admin_client(system.kafka_bootstrap_servers)
-    try:
-        found = admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics
-    except KafkaException as error:
-        raise Unavailable(
-            f"Kafka at {system.kafka_bootstrap_servers} does not answer: {error.args[0].str()}"
-        ) from error
+    admin, cluster = reach(system.kafka_bootstrap_servers)
     names = sorted(
-        name for name in found if name.startswith(system.topic_prefix) and not name.startswith("__")
+        name
+        for name in cluster.topics
+        if name.startswith(system.topic_prefix) and not name.startswith("__")
     )
     ids = topic_ids(admin, names) if names else {}
     counts = partition_counts(admin, names) if names else {}
