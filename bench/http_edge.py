@@ -17,6 +17,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -60,10 +61,12 @@ class InstantDoor:
 
     async def submit(self, context: str, envelope: Envelope) -> Outcome:
         """The same outcome for every command."""
+        del context, envelope
         return Recorded(version=1, events=(("OrderPlaced", 1042),))
 
     def partition_of(self, context: str, key: str) -> int:
         """The same partition for every key."""
+        del context, key
         return 3
 
     async def enqueue(self, context: str, envelope: Envelope) -> None:
@@ -109,6 +112,7 @@ def plain() -> Any:
 
     @app.post("/orders/{order_id}/place-order", status_code=201)
     async def place_order(order_id: str, body: PlaceOrderBody) -> dict[str, Any]:
+        assert body.lines
         event = {"type": "OrderPlaced", "position": "orders:3:1042"}
         return {
             "id": order_id,
@@ -201,8 +205,7 @@ async def served(port: int, requests: int) -> None:
 
 def cpu_seconds(pid: int) -> float:
     """The CPU time that a process has used."""
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

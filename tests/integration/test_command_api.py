@@ -368,7 +368,7 @@ def test_lines_of_another_kind_are_refused_as_a_whole(server: CommandServer) -> 
 def test_an_offered_upgrade_is_declined_and_the_command_carried_out(
     server: CommandServer, framing: str, cut: int
 ) -> None:
-    id = f"upgrade-{framing}-{cut}"
+    order_id = f"upgrade-{framing}-{cut}"
     body = json.dumps(order_body()).encode()
     length = b"content-length: %d" % len(body)
     if framing == "chunked":
@@ -377,7 +377,7 @@ def test_an_offered_upgrade_is_declined_and_the_command_carried_out(
     head = (
         b"POST /orders/%b/place-order HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n%b"
-    ) % (id.encode(), length + b"\r\n\r\n")
+    ) % (order_id.encode(), length + b"\r\n\r\n")
     smuggled = b"POST /orders/smuggled/place-order HTTP/1.1\r\n\r\n"
     port = int(server.url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:

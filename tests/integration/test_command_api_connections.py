@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_B17_an_endless_body_ends_in_bounded_time(server: CommandServer) -> None
     began = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n")
-        with pytest.raises(OSError):
+        with suppress(OSError):  # The server closes on us, sooner or later.
             while time.monotonic() - began < 20:
                 connection.sendall(chunk)
     assert time.monotonic() - began < 10

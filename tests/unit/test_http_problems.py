@@ -31,7 +31,7 @@ from tidelog.errors import (
 )
 from tidelog.http.access_log import AccessLog
 from tidelog.http.answers import answer_of, result_of
-from tidelog.http.command_api import command_routes
+from tidelog.http.command_api import CommandApi, command_routes
 from tidelog.http.metrics import HttpMetrics
 from tidelog.http.openapi import body_example, openapi_of
 from tidelog.http.patience import Patience
@@ -120,8 +120,6 @@ class NoDoor:
 
 
 def build_service_with(*, known: bool = False, **options: Any) -> Any:
-    from tidelog.http.command_api import CommandApi
-
     commands = CommandApi(AGGREGATES, NoDoor(), command_timeout_ms=1_000) if known else None
     return build_service(
         name="test", version="1", commands=commands, registry=CollectorRegistry(), **options

@@ -1,7 +1,7 @@
-"""Reading JSON strictly, and a command out of it.
+r"""Reading JSON strictly, and a command out of it.
 
 The usual body takes the short way: one decode and one encode in C. The short way knows for certain
-whether a key was doubled, and gives every body with a `\\u` escape to the long way, which alone can
+whether a key was doubled, and gives every body with a `\u` escape to the long way, which alone can
 meet a NUL, a lone surrogate or an escaped key. Only refusals and such bodies pay for a close look.
 """
 
@@ -124,7 +124,7 @@ def _number(text: str) -> Any:
     return 0
 
 
-def _constant(text: str) -> NoReturn:
+def _constant(_: str) -> NoReturn:
     raise Malformed("JSON has no NaN and no Infinity.")
 
 

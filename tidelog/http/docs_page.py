@@ -40,13 +40,13 @@ def docs_page(document: Mapping[str, Any]) -> str:
 
 def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
     parts = [
-        f'<details><summary><span class="method">{escape(method.upper())}</span> '
+        f'<details><summary><span class="method">{escape(method.upper())}</span>',
         f"<code>{escape(path)}</code> {escape(operation.get('summary') or '')}</summary>",
         f"<p>{escape(operation.get('description') or '')}</p>",
         *_body(operation),
         "<ul>",
         *(
-            f"<li>{escape(status)} {_described(status, answer)}</li>"
+            f"<li>{escape(status)} {_described(answer)}</li>"
             for status, answer in sorted(operation.get("responses", {}).items())
         ),
         "</ul></details>",
@@ -68,7 +68,7 @@ def _body(operation: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _described(status: str, answer: Mapping[str, Any]) -> str:
+def _described(answer: Mapping[str, Any]) -> str:
     reference = answer.get("$ref", "")
     if reference:
         return escape(reference.rsplit("/", 1)[1])

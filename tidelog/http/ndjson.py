@@ -56,7 +56,7 @@ _log = get_logger("tidelog.http")
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A line of the body. `if_match` is a version (3), or as in the header ("*", "\\"3\\"")."""
+    r"""A line of the body. `if_match` is a version (3), or as in the header ("*", "\"3\"")."""
 
     command: str
     id: str
@@ -206,7 +206,7 @@ class _Batch:
         except TidelogError as error:
             self._fault = error
         except asgi.Disconnected:
-            pass  # Nobody reads the answers any more; what was asked for is still carried out.
+            _log.info("a client left before its lines were whole", lines=number)
         await self._answers.put(None)
 
     def _start(self, raw: bytes, number: int) -> asyncio.Task[bytes]:

@@ -93,7 +93,7 @@ def _operation(route: CommandRoute, schemas: Mapping[str, Any]) -> dict[str, Any
                 }
             },
         },
-        "responses": {**_answers(route), **_problems(), "409": _rules(route)},
+        "responses": {**_answers(), **_problems(), "409": _rules(route)},
     }
 
 
@@ -124,16 +124,6 @@ def _example(info: Any, name: str) -> Any:
     match info:
         case msgspec.inspect.StructType(fields=fields):
             return {field.name: _example(field.type, field.name) for field in fields}
-        case msgspec.inspect.LiteralType(values=values):
-            return "EUR" if "EUR" in values else values[0]
-        case msgspec.inspect.IntType(ge=ge, gt=gt):
-            return max(1, ge if ge is not None else 1, gt + 1 if gt is not None else 1)
-        case msgspec.inspect.FloatType():
-            return 1.5
-        case msgspec.inspect.BoolType():
-            return True
-        case msgspec.inspect.StrType(pattern=pattern):
-            return _example_text(name, pattern)
         case (
             msgspec.inspect.VarTupleType(item_type=item) | msgspec.inspect.ListType(item_type=item)
         ):
@@ -144,6 +134,21 @@ def _example(info: Any, name: str) -> Any:
             return _example(inner, name)
         case msgspec.inspect.DictType():
             return {}
+    return _example_value(info, name)
+
+
+def _example_value(info: Any, name: str) -> Any:
+    match info:
+        case msgspec.inspect.LiteralType(values=values):
+            return "EUR" if "EUR" in values else values[0]
+        case msgspec.inspect.IntType(ge=ge, gt=gt):
+            return max(1, ge if ge is not None else 1, gt + 1 if gt is not None else 1)
+        case msgspec.inspect.FloatType():
+            return 1.5
+        case msgspec.inspect.BoolType():
+            return True
+        case msgspec.inspect.StrType(pattern=pattern):
+            return _example_text(name, pattern)
     return None
 
 
@@ -155,7 +160,7 @@ def _example_text(name: str, pattern: str | None) -> str:
     return own
 
 
-def _answers(route: CommandRoute) -> dict[str, Any]:
+def _answers() -> dict[str, Any]:
     return {
         "200": _answer("The command changed nothing.", "Unchanged"),
         "201": _answer("The command's events are in the log.", "Recorded"),
@@ -300,8 +305,10 @@ _PARAMETERS: dict[str, Any] = {
     for name, description, example in (
         (
             "Idempotency-Key",
-            "1 to 128 printable ASCII characters, bare or quoted. The same key with the same "
-            "command gives the same answer.",
+            (
+                "1 to 128 printable ASCII characters, bare or quoted. The same key with the same "
+                "command gives the same answer."
+            ),
             "checkout-7f3a",
         ),
         ("If-Match", 'The version that must be current, "0" or *.', '"3"'),

@@ -30,7 +30,7 @@ def problem_pages(problems: Mapping[str, type[TidelogError]]) -> list[Route]:
     pages = {slug: _page(slug, error) for slug, error in problems.items()}
     index = _index(problems)
 
-    async def read_index(request: Request) -> Response:
+    async def read_index(_: Request) -> Response:
         return HTMLResponse(index)
 
     async def read_page(request: Request) -> Response:
@@ -45,8 +45,10 @@ def problem_pages(problems: Mapping[str, type[TidelogError]]) -> list[Route]:
 def _page(slug: str, error: type[TidelogError]) -> str:
     paragraphs = inspect.cleandoc(error.__doc__ or slug).split("\n\n")
     facts = [
-        f"<p><code>/problems/{escape(slug)}</code>, "
-        f"HTTP {error.status} {HTTPStatus(error.status).phrase}</p>",
+        (
+            f"<p><code>/problems/{escape(slug)}</code>, "
+            f"HTTP {error.status} {HTTPStatus(error.status).phrase}</p>"
+        ),
         *(f"<p>{escape(' '.join(paragraph.split()))}</p>" for paragraph in paragraphs),
         f"<p>{_advice(error)}</p>",
         '<p><a href="/problems">All problems</a></p>',

@@ -135,7 +135,7 @@ async def _answer_tidelog_error(request: Request, error: TidelogError) -> Respon
     return problem_response(error, request.url.path)
 
 
-async def _answer_fault(request: Request, error: Exception) -> Response:
+async def _answer_fault(request: Request, _: Exception) -> Response:
     return problem_response(InternalError(), request.url.path)
 
 

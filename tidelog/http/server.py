@@ -33,7 +33,7 @@ def run(
     service: Service,
     settings: Settings,
     *,
-    on_listening: Callable[[str], None] = lambda url: None,
+    on_listening: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve until told to stop. `on_listening` is told the URL, also where the port was 0."""
     listener = _listen(settings.http_host, settings.http_port)
@@ -80,7 +80,7 @@ def url_of(listener: socket.socket) -> str:
 
 @contextmanager
 def _signals_end_well() -> Iterator[None]:
-    """uvicorn raises the signal that stopped it once more; here that is no reason to die of it."""
+    """Outlive the signal: uvicorn raises the one that stopped it once more."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

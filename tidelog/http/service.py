@@ -73,6 +73,7 @@ class Service:
         self._in_flight_max = requests_in_flight_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, and count it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -99,9 +100,9 @@ class Service:
             if self._commands is not None:
                 found = self._commands.find(scope)
                 if found is not None:
-                    route, id = found
+                    route, aggregate_id = found
                     return route.template, await self._commands.serve(
-                        route, id, scope, receive, answered.send
+                        route, aggregate_id, scope, receive, answered.send
                     )
                 if self._many is not None and scope["path"] == NDJSON_PATH:
                     return NDJSON_PATH, await self._many.serve(scope, receive, answered.send)
@@ -177,7 +178,7 @@ def _template(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", UNMATCHED)
 
 
-def build_service(
+def build_service(  # noqa: PLR0913 - the lists that make a service, each by its name
     *,
     name: str,
     version: str,
@@ -226,7 +227,7 @@ def _lifespan(
     access_log: AccessLog,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
-    async def run(app: FastAPI) -> AsyncIterator[None]:
+    async def run(_: FastAPI) -> AsyncIterator[None]:
         registry.register(metrics)
         writer = asyncio.create_task(access_log.run())
         try:
@@ -241,7 +242,7 @@ def _lifespan(
 
 
 def _health(checks: Sequence[ReadinessCheck], registry: CollectorRegistry) -> list[BaseRoute]:
-    async def read_livez(request: Request) -> Response:
+    async def read_livez(_: Request) -> Response:
         return _json({"status": "alive"})
 
     async def read_readyz(request: Request) -> Response:
@@ -258,7 +259,7 @@ def _health(checks: Sequence[ReadinessCheck], registry: CollectorRegistry) -> li
             raise Unavailable("Not ready yet; /readyz?verbose says what is missing.")
         return _json({"status": "ready"})
 
-    async def read_metrics(request: Request) -> Response:
+    async def read_metrics(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return [
@@ -298,10 +299,10 @@ def _documents(app: FastAPI, routes: Sequence[CommandRoute]) -> list[BaseRoute]:
             made.update(merged(app.openapi(), openapi_of(app.title, app.version, routes)))
         return made
 
-    async def read_openapi(request: Request) -> Response:
+    async def read_openapi(_: Request) -> Response:
         return _json(document())
 
-    async def read_docs(request: Request) -> Response:
+    async def read_docs(_: Request) -> Response:
         return HTMLResponse(docs_page(document()))
 
     return [Route("/openapi.json", read_openapi), Route("/docs", read_docs)]
