@@ -251,6 +251,7 @@ class PartitionWriter:
         """FindEnd succeeded: offsets below `watermark` exist."""
         self._busy = False
         self._watermark = watermark
+        self._hole_at = -1
         self._anchor_checked = self.state.anchor.sequence == 0
         self._read_offset = max(self.state.anchor.offset, 0)
         self.phase = Phase.REPLAY
