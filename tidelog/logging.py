@@ -70,6 +70,8 @@ def configure_logging(level: str, service: str, instance: str) -> None:
         )
     )
     logging.basicConfig(level=_LEVELS[level], handlers=[handler], force=True)
+    # Its line per request tells nothing that the caller of the request does not log itself.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 def _add_correlation_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -81,9 +81,7 @@ class Context:
                 raise DefinitionError(
                     f"{message.__name__} has no field {self.key!r}, the key of {self.name}"
                 )
-        names = [
-            message.__name__ for message in (*self.command_types, *self.event_types)
-        ]
+        names = [message.__name__ for message in (*self.command_types, *self.event_types)]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise DefinitionError(f"{self.name} has two messages named {doubled[0]}")
@@ -110,9 +108,7 @@ class Context:
 
 def union_members(union: Any, base: Any) -> Iterator[Any]:
     """The members of `A | B` (or of a lone `A`); each must be a subclass of `base`."""
-    members = (
-        get_args(union) if get_origin(union) in (Union, types.UnionType) else (union,)
-    )
+    members = get_args(union) if get_origin(union) in (Union, types.UnionType) else (union,)
     for member in members:
         if not (isinstance(member, type) and issubclass(member, base)):
             raise DefinitionError(f"{member!r} is not a subclass of {base.__name__}")

@@ -34,9 +34,7 @@ def parse_position(text: str) -> Position:
     """Read `orders:3:1042`; anything else raises Malformed."""
     match = _POSITION.fullmatch(text)
     if match is None:
-        raise Malformed(
-            "A position reads context:partition:sequence, for example orders:3:1042."
-        )
+        raise Malformed("A position reads context:partition:sequence, for example orders:3:1042.")
     return Position(match[1], int(match[2]), int(match[3]))
 
 

@@ -38,26 +38,18 @@ class Projection(Generic[R, E]):
 
     def __post_init__(self) -> None:
         known = {event for context in self.contexts for event in context.event_types}
-        unknown = sorted(
-            event.__name__ for event in self.event_types if event not in known
-        )
+        unknown = sorted(event.__name__ for event in self.event_types if event not in known)
         if unknown:
-            raise DefinitionError(
-                f"{self.name}: {unknown[0]} belongs to none of its contexts"
-            )
+            raise DefinitionError(f"{self.name}: {unknown[0]} belongs to none of its contexts")
         if self.key not in self.row.__struct_fields__:
-            raise DefinitionError(
-                f"{self.name}: {self.row.__name__} has no field {self.key!r}"
-            )
+            raise DefinitionError(f"{self.name}: {self.row.__name__} has no field {self.key!r}")
 
     @property
     def event_types(self) -> tuple[type[Event], ...]:
         """The events that change this read model."""
         hint: Any = typing.get_type_hints(self.evolve).get("event")
         if hint is None:
-            raise DefinitionError(
-                f"{self.name}: evolve needs an annotated parameter 'event'"
-            )
+            raise DefinitionError(f"{self.name}: evolve needs an annotated parameter 'event'")
         return tuple(union_members(hint, Event))
 
     def keys_of(self, event: E) -> Sequence[str]:

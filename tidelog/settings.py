@@ -24,9 +24,7 @@ _TOOL_VARIABLES = frozenset({"TIDELOG_DEV", "TIDELOG_DATA"})
 class Settings(BaseSettings):
     """Where the parts are, and the bounds within which a process works."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
 
     # Where things are.
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
@@ -49,9 +47,7 @@ class Settings(BaseSettings):
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,64}$")
 
     # The log.
-    partitions: int = Field(
-        default=6, ge=1, le=1000, description="per topic; pinned at creation"
-    )
+    partitions: int = Field(default=6, ge=1, le=1000, description="per topic; pinned at creation")
     replication_factor: int = Field(default=1, ge=1, le=10)
 
     # The command side.
@@ -61,18 +57,14 @@ class Settings(BaseSettings):
     command_queue_max: int = Field(
         default=4_096, ge=1, description="waiting commands per partition"
     )
-    batch_commands_max: int = Field(
-        default=512, ge=1, description="commands per transaction"
-    )
+    batch_commands_max: int = Field(default=512, ge=1, description="commands per transaction")
     batch_bytes_max: int = Field(
         default=4 * 1024 * 1024, ge=1_024, description="bytes per transaction"
     )
     record_bytes_max: int = Field(
         default=1_000_000, ge=1_024, description="one record, headers included"
     )
-    idempotency_window_hours: int = Field(
-        default=168, ge=1, description="counted by log time"
-    )
+    idempotency_window_hours: int = Field(default=168, ge=1, description="counted by log time")
     cached_states_max: int = Field(
         default=50_000, ge=1, description="aggregate states per partition"
     )

@@ -174,9 +174,7 @@ def _optional(found: dict[str, bytes | None], name: str) -> str | None:
         raise CodecError(f"header {name} is not UTF-8") from None
 
 
-def _matching(
-    found: dict[str, bytes | None], name: str, pattern: re.Pattern[bytes]
-) -> str:
+def _matching(found: dict[str, bytes | None], name: str, pattern: re.Pattern[bytes]) -> str:
     raw = found.get(name)
     if raw is None or not pattern.fullmatch(raw):
         raise CodecError(f"header {name} is missing or malformed")
