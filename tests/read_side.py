@@ -45,9 +45,7 @@ class Counter(Row):
     total: int
 
 
-COUNTERS = Context(
-    name="counters", key="counter_id", commands=Add, events=Added | Cleared | Noted
-)
+COUNTERS = Context(name="counters", key="counter_id", commands=Add, events=Added | Cleared | Noted)
 OTHERS = Context(name="others", key="other_id", commands=Turn, events=Turned)
 
 

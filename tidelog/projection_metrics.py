@@ -76,18 +76,14 @@ class ProjectionMetrics:
         ERRORS.labels(self._name, kind).inc()
         return kind
 
-    def reached(
-        self, sequences: Mapping[Partition, int], ended: Iterable[Partition]
-    ) -> None:
+    def reached(self, sequences: Mapping[Partition, int], ended: Iterable[Partition]) -> None:
         """How far partitions are; those in `ended` are folded to the end of the log."""
         for at, sequence in sequences.items():
             SEQUENCES.labels(self._name, at.context, str(at.number)).set(sequence)
         for at in ended:
             LAG.labels(self._name, at.context, str(at.number)).set(0)
 
-    def lags(
-        self, reached: Mapping[Partition, int], ends: Mapping[Partition, int]
-    ) -> None:
+    def lags(self, reached: Mapping[Partition, int], ends: Mapping[Partition, int]) -> None:
         """How far the log goes on beyond what is folded in."""
         for at, sequence in reached.items():
             if at in ends:

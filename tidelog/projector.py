@@ -111,7 +111,7 @@ class Projector:
                     self._work()
                 except TopicRecreated as error:
                     self._give_up(error)
-                except Exception as error:  # noqa: BLE001 - it may pass: retry, and show it
+                except Exception as error:  # it may pass: retry, and show it
                     self._wait_after(error)
         finally:
             self._close()
@@ -151,7 +151,7 @@ class Projector:
                 return
             except TopicRecreated:
                 raise
-            except Exception as error:  # noqa: BLE001 - it may pass: retry, and show it
+            except Exception as error:  # it may pass: retry, and show it
                 self._wait_after(error)
 
     def _start(self) -> None:
@@ -161,7 +161,6 @@ class Projector:
         self._checked_at = time.monotonic()
         self._store.open(self._known)
         options, version = self._options, self.projection.version
-        loop_of: list[ProjectionLoop] = []
         reader = BatchReader(
             bootstrap_servers=options.bootstrap_servers,
             group=f"{options.topic_prefix}tidelog-projection-{self.name}-v{version}",
@@ -170,15 +169,17 @@ class Projector:
             topic_prefix=options.topic_prefix,
             session_timeout_ms=options.session_timeout_ms,
             assignment=Assignment(
-                assigned=lambda partitions: loop_of[0].assigned(partitions),
+                assigned=self._assigned,
                 released=self._released,
             ),
         )
-        loop_of.append(
-            ProjectionLoop(self.projection, self._codec, self._store, reader)
-        )
-        self._reader, self._loop = reader, loop_of[0]
+        self._reader = reader
+        self._loop = ProjectionLoop(self.projection, self._codec, self._store, reader)
         self._trouble = "joining the group"
+
+    def _assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        assert self._loop is not None, "the reader polls only once the loop is there"
+        return self._loop.assigned(partitions)
 
     def _released(self, partitions: Sequence[Partition]) -> None:
         loop = self._loop
@@ -290,10 +291,6 @@ class Projector:
         self._metrics.stopped(len(loop.stopped))
 
     def _measure(self, polled: Polled, loop: ProjectionLoop) -> None:
-        reached = {
-            at: loop.progress[at].sequence for at in polled.batch if at in loop.progress
-        }
-        ended = [
-            at for at in polled.ends if at in loop.progress and at not in loop.stopped
-        ]
+        reached = {at: loop.progress[at].sequence for at in polled.batch if at in loop.progress}
+        ended = [at for at in polled.ends if at in loop.progress and at not in loop.stopped]
         self._metrics.reached(reached, ended)

@@ -36,9 +36,7 @@ def evolve(row: Counter | None, event: Added | Cleared) -> Counter | None:
         return None
     if event.by < 0:
         raise ValueError("a fold that fails")
-    return Counter(
-        counter_id=event.counter_id, total=(row.total if row else 0) + event.by
-    )
+    return Counter(counter_id=event.counter_id, total=(row.total if row else 0) + event.by)
 
 
 counter = Projection(
@@ -51,9 +49,7 @@ counter = Projection(
 )
 
 
-def read(
-    *records: StoredRecord, progress: Progress = NOTHING, at: Partition = HOME
-) -> Reading:
+def read(*records: StoredRecord, progress: Progress = NOTHING, at: Partition = HOME) -> Reading:
     return EventReader([COUNTERS], CODEC).read({at: records}, {at: progress})
 
 
@@ -73,9 +69,7 @@ def stored(key: str, total: int, version: int, position: str) -> StoredRow:
     return StoredRow(row, version, position, START, START)
 
 
-def test_two_events_of_one_key_become_one_row_with_the_last_version_and_position() -> (
-    None
-):
+def test_two_events_of_one_key_become_one_row_with_the_last_version_and_position() -> None:
     reading = read(
         record(Added(counter_id="a", by=2), offset=0, sequence=1, version=1),
         record(Added(counter_id="a", by=3), offset=1, sequence=2, version=2),

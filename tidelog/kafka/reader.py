@@ -163,7 +163,7 @@ class BatchReader:
         self.joined = self.joined or not places
         try:
             self._assign_pending()
-        except Exception as error:  # noqa: BLE001 - raised here it would be lost; poll raises it
+        except Exception as error:  # raised here it would be lost; poll raises it
             log.warning("reader.assignment_waits", reason=str(error))
             # The library assigns by itself, from Kafka's offsets, where the callback does not.
             consumer.incremental_assign([])

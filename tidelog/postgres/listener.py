@@ -55,9 +55,7 @@ class PositionListener:
         if self._visible(projection, wanted):
             return
         if len(self._waiters) >= self._waiters_max:
-            raise Overloaded(
-                f"{self._waiters_max} requests wait for a read model already."
-            )
+            raise Overloaded(f"{self._waiters_max} requests wait for a read model already.")
         future = asyncio.get_running_loop().create_future()
         self._waiters[future] = (projection, wanted)
         try:
@@ -167,15 +165,11 @@ class PositionListener:
         reached = self.reached(projection)
         if not reached:
             return False
-        return all(
-            reached.get(at, sequence) >= sequence for at, sequence in wanted.items()
-        )
+        return all(reached.get(at, sequence) >= sequence for at, sequence in wanted.items())
 
     def _not_yet(self, projection: str, wanted: Reached) -> NotYetVisible:
         reached = self.reached(projection)
-        current = format_token(
-            Position(*at, reached[at]) for at in wanted if at in reached
-        )
+        current = format_token(Position(*at, reached[at]) for at in wanted if at in reached)
         return NotYetVisible(
             "The read model has not reached the given position yet. Ask again.", current
         )
@@ -189,6 +183,6 @@ def as_token(reached: Reached) -> str:
 def _read(payload: str) -> Notice | None:
     try:
         return read_notice(payload)
-    except Exception as error:  # noqa: BLE001 - anyone may notify; what is not ours is shown
+    except Exception as error:  # anyone may notify; what is not ours is shown
         log.warning("listener.foreign_notice", reason=type(error).__name__)
         return None

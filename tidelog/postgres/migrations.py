@@ -74,9 +74,7 @@ def own_tables(schema: str) -> tuple[Table, ...]:
         Column("key", LargeBinary, nullable=True),
         Column("value", LargeBinary, nullable=True),
         Column("headers", JSONB, nullable=False),
-        Column(
-            "at", DateTime(timezone=True), nullable=False, server_default=func.now()
-        ),
+        Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     )
     return projections, positions, parked
 

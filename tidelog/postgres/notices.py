@@ -22,9 +22,7 @@ class Notice(NamedTuple):
     positions: tuple[Position, ...]
 
 
-def notices(
-    schema: str, generation: Generation, positions: Sequence[Position]
-) -> Iterator[str]:
+def notices(schema: str, generation: Generation, positions: Sequence[Position]) -> Iterator[str]:
     """The payloads that tell the positions."""
     name, version, number = generation
     for start in range(0, len(positions), _POSITIONS_PER_NOTICE):

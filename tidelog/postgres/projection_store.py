@@ -105,9 +105,7 @@ class PostgresProjectionStore:
         with connection.pipeline():
             advanced = self._advance(connection, step)
             if step.shared and keys:
-                connection.execute(
-                    self._statements.lock_keys, (self._table.table.name, keys)
-                )
+                connection.execute(self._statements.lock_keys, (self._table.table.name, keys))
             loaded = (
                 connection.execute(self._statements.select_keys, (keys,), binary=True)
                 if keys
@@ -123,9 +121,7 @@ class PostgresProjectionStore:
             self._write(connection, step, changes.upserts, changes.deletes)
         return Written(len(changes.upserts), len(changes.deletes))
 
-    def _advance(
-        self, connection: Connection[Any], step: Step
-    ) -> psycopg.Cursor[Any] | None:
+    def _advance(self, connection: Connection[Any], step: Step) -> psycopg.Cursor[Any] | None:
         if not step.after:
             return None
         places = sorted(step.after)
@@ -159,9 +155,7 @@ class PostgresProjectionStore:
             connection.execute(self._statements.delete, (list(deletes),))
         for parked in step.parked:
             self._park(connection, parked)
-        positions = [
-            Position(*at, progress.sequence) for at, progress in step.after.items()
-        ]
+        positions = [Position(*at, progress.sequence) for at, progress in step.after.items()]
         for notice in notices(self._schema, self._table.generation, positions):
             connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, notice))
 
@@ -237,8 +231,7 @@ class PostgresProjectionStore:
         except psycopg.Error as error:
             self.close()
             raise Unavailable(
-                f"PostgreSQL cannot write {self._table.generation.table} now: "
-                f"{_first_line(error)}"
+                f"PostgreSQL cannot write {self._table.generation.table} now: {_first_line(error)}"
             ) from error
 
     def _connected(self) -> Connection[Any]:
@@ -273,9 +266,7 @@ class _Statements:
         columns = sql.SQL(", ").join(sql.Identifier(name) for name in table.columns)
         # Nested values come as text: our own decoder reads them, and only once.
         shown = sql.SQL(", ").join(
-            sql.SQL("{}::text" if cast == "jsonb" else "{}").format(
-                sql.Identifier(name)
-            )
+            sql.SQL("{}::text" if cast == "jsonb" else "{}").format(sql.Identifier(name))
             for name, cast in zip(table.columns, table.casts, strict=True)
         )
         arrays = sql.SQL(", ").join(
@@ -288,15 +279,13 @@ class _Statements:
             if name != table.key
         )
         self.select_all = sql.SQL("SELECT {} FROM {}").format(shown, rows)
-        self.select_keys = sql.SQL(
-            "SELECT {} FROM {} WHERE {} = ANY(%b::text[])"
-        ).format(shown, rows, key)
+        self.select_keys = sql.SQL("SELECT {} FROM {} WHERE {} = ANY(%b::text[])").format(
+            shown, rows, key
+        )
         self.upsert = sql.SQL(
             "INSERT INTO {} ({}) SELECT * FROM unnest({}) ON CONFLICT ({}) DO UPDATE SET {}"
         ).format(rows, columns, arrays, key, updates)
-        self.delete = sql.SQL("DELETE FROM {} WHERE {} = ANY(%b::text[])").format(
-            rows, key
-        )
+        self.delete = sql.SQL("DELETE FROM {} WHERE {} = ANY(%b::text[])").format(rows, key)
         self.lock_keys = sql.SQL(
             "SELECT pg_advisory_xact_lock(hashtextextended(%s || ':' || k, 0)) "
             "FROM unnest(%b::text[]) AS k"
@@ -312,9 +301,7 @@ class _Statements:
         ).format(own("parked_records"))
 
     def _progress(self, projections: sql.Identifier, positions: sql.Identifier) -> None:
-        self.serving = sql.SQL("SELECT 1 FROM {} WHERE name = %s AND serving").format(
-            projections
-        )
+        self.serving = sql.SQL("SELECT 1 FROM {} WHERE name = %s AND serving").format(projections)
         self.register = sql.SQL(
             "INSERT INTO {} (name, version, generation, serving) VALUES (%s, %s, %s, %s) "
             "ON CONFLICT DO NOTHING"
