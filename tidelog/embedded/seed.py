@@ -6,6 +6,7 @@ The idempotency keys are fixed: seeding again changes nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,44 +62,63 @@ SEED = (
 )
 
 
-def seed(gateway_url: str, timeout_s: float = SEED_TIMEOUT_S) -> None:
-    """Send the seed and wait until the read models show it; raises Unavailable if they do not."""
-    deadline = time.monotonic() + timeout_s
+class _Visit:
+    """One seeding: its client, its deadline, and whether it is still wanted."""
+
+    def __init__(self, client: httpx2.Client, timeout_s: float, wanted: Callable[[], bool]) -> None:
+        self._client = client
+        self._deadline = time.monotonic() + timeout_s
+        self._wanted = wanted
+
+    def send(self, command: SeedCommand) -> str:
+        """Send one command and return its token."""
+        key = "seed-" + command.path.strip("/").replace("/", "-")
+        headers = {"Idempotency-Key": key}
+        request = self._client.build_request(
+            "POST", command.path, json=command.body, headers=headers
+        )
+        return str(self._until_ok(request).json().get("token", ""))
+
+    def see(self, path: str, token: str) -> None:
+        """Ask until the read model has reached the token."""
+        headers = {"Consistency-Token": token} if token else {}
+        self._until_ok(self._client.build_request("GET", path, headers=headers))
+
+    def _until_ok(self, request: httpx2.Request) -> httpx2.Response:
+        """Send the request, again while the answer is "try later"."""
+        while True:
+            problem = "no answer"
+            try:
+                answer = self._client.send(request)
+            except httpx2.TransportError as error:
+                problem = str(error) or type(error).__name__
+            else:
+                if answer.is_success:
+                    return answer
+                problem = f"{answer.status_code} {answer.text[:500]}"
+                if answer.status_code not in _RETRIED:
+                    raise _failed(request, problem)
+            if time.monotonic() > self._deadline or not self._wanted():
+                raise _failed(request, problem)
+            time.sleep(PAUSE_S)
+
+
+def seed(
+    gateway_url: str,
+    timeout_s: float = SEED_TIMEOUT_S,
+    wanted: Callable[[], bool] = lambda: True,
+) -> None:
+    """Send the seed and wait until the read models show it.
+
+    Raises Unavailable when they do not in time, or when `wanted` says no.
+    """
     with httpx2.Client(base_url=gateway_url, timeout=REQUEST_TIMEOUT_S) as client:
-        tokens = [(command, _send(client, command, deadline)) for command in SEED]
+        visit = _Visit(client, timeout_s, wanted)
+        tokens = [(command, visit.send(command)) for command in SEED]
         for command, token in tokens:
             if command.visible_at is not None:
-                _until_ok(client, _question(client, command.visible_at, token), deadline)
+                visit.see(command.visible_at, token)
 
 
-def _send(client: httpx2.Client, command: SeedCommand, deadline: float) -> str:
-    """Send one command, again while the answer is "try later"; returns its token."""
-    key = "seed-" + command.path.strip("/").replace("/", "-")
-    request = client.build_request(
-        "POST", command.path, json=command.body, headers={"Idempotency-Key": key}
-    )
-    answer = _until_ok(client, request, deadline)
-    return str(answer.json().get("token", ""))
-
-
-def _question(client: httpx2.Client, path: str, token: str) -> httpx2.Request:
-    headers = {"Consistency-Token": token} if token else {}
-    return client.build_request("GET", path, headers=headers)
-
-
-def _until_ok(client: httpx2.Client, request: httpx2.Request, deadline: float) -> httpx2.Response:
-    while True:
-        problem = "no answer"
-        try:
-            answer = client.send(request)
-        except httpx2.TransportError as error:
-            problem = str(error) or type(error).__name__
-        else:
-            if answer.is_success:
-                return answer
-            problem = f"{answer.status_code} {answer.text[:500]}"
-            if answer.status_code not in _RETRIED:
-                raise Unavailable(f"seeding: {request.method} {request.url.path}: {problem}")
-        if time.monotonic() > deadline:
-            raise Unavailable(f"seeding: {request.method} {request.url.path}: {problem}")
-        time.sleep(PAUSE_S)
+def _failed(request: httpx2.Request, problem: str) -> Unavailable:
+    return Unavailable(f"seeding: {request.method} {request.url.path}: {problem}")

@@ -99,6 +99,7 @@ class Stack:
         self.options = options
         self.folder = folder
         self.say = say
+        self.stopping = False
         self._announced = False
         partitions = folder.settle(options.partitions, PARTITIONS_DEFAULT)
         kafka = KafkaServer(folder.path / KAFKA, HOST, log=folder.logs / "kafka-1.log")
@@ -150,6 +151,7 @@ class Stack:
     def withdraw(self) -> None:
         """Remove dev.json: the stack is about to stop."""
         self._announced = False
+        self.stopping = True
         self.folder.withdraw()
 
     def url(self, name: str) -> str | None:
@@ -297,7 +299,7 @@ async def _start_and_watch(stack: Stack, ready: Callable[[dict[str, Any]], None]
     await stack.supervisor.all_ready()
     gateway = stack.url("gateway")
     if stack.options.with_seed and gateway is not None:
-        await asyncio.to_thread(seed, gateway)
+        await asyncio.to_thread(seed, gateway, wanted=lambda: not stack.stopping)
     stack.announce()
     ready(stack.description())
     await stack.supervisor.failed()
