@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from typing import Any
+from zlib import crc32
 
 import msgspec
 from sqlalchemy import BigInteger, Select, Text, bindparam, column, select, table
@@ -101,8 +102,9 @@ def _document(row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _cursor(sku: str) -> str:
-    """Where a page ended. It holds nothing that the caller may not see."""
-    return base64.urlsafe_b64encode(sku.encode()).decode().rstrip("=")
+    """Where a page ended. The checksum tells one that was cut off or made up from ours."""
+    checked = crc32(sku.encode()).to_bytes(4, "big") + sku.encode()
+    return base64.urlsafe_b64encode(checked).decode().rstrip("=")
 
 
 def _read_cursor(cursor: str | None) -> str:
@@ -110,7 +112,7 @@ def _read_cursor(cursor: str | None) -> str:
         return ""
     try:
         padded = cursor[:CURSOR_CHARACTERS_MAX] + "=" * (-len(cursor) % 4)
-        sku = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
+        sku = base64.b64decode(padded, altchars=b"-_", validate=True)[4:].decode()
     except (binascii.Error, ValueError):
         sku = ""
     if not _ID.match(sku) or _cursor(sku) != cursor:
