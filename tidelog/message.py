@@ -36,8 +36,11 @@ Record = TypeVar("Record", bound="Message")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A frozen record with typed fields. Also the base of the value objects inside messages."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """A frozen record with typed fields. Also the base of the value objects inside messages.
+
+    What is frozen cannot come to hold itself, so the garbage collector need not look at it.
+    """
 
 
 class Command(Message, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """One partition's aggregates and seen commands, as its owner holds them in memory.
 
-The log is the truth, this is its fold. Memory is bounded: clean entries leave in LRU order and are
-read again from the store; what is not yet in the store is never dropped.
+The log is the truth, this is its fold. Memory is bounded: the entries that were not used for
+longest leave, and are read again from the store; what is not yet in the store is never dropped.
 """
 
 from __future__ import annotations
@@ -153,32 +153,39 @@ def _read(record: StoredRecord, codec: MessageCodec) -> tuple[EventMetadata, Eve
 
 
 class _Cache(Generic[V]):
-    """Values by key: the clean ones bounded and in LRU order, the dirty ones kept until saved."""
+    """Values by key: dirty ones are kept until saved, clean ones are bounded.
+
+    Clean values live in two generations of half the bound each: what is used moves to the young
+    one, and when that is full the old one is dropped whole. This is LRU up to a half, at the cost
+    of a look-up; an exact LRU in one dict would walk over the holes that evictions leave in it.
+    """
 
     def __init__(self, clean_max: int) -> None:
-        self._clean_max = clean_max
-        self._clean: dict[str, V] = {}
+        self._young_max = max(clean_max // 2, 1)
+        self._young: dict[str, V] = {}
+        self._old: dict[str, V] = {}
         self.dirty: dict[str, V] = {}
 
     def get(self, key: str) -> V | None:
         value = self.dirty.get(key)
-        if value is not None:
-            return value
-        value = self._clean.pop(key, None)
-        if value is not None:
-            self._clean[key] = value
+        if value is None:
+            value = self._young.get(key)
+        if value is None:
+            value = self._old.get(key)
+            if value is not None:
+                self.put_clean(key, value)
         return value
 
     def put_clean(self, key: str, value: V) -> None:
-        self._clean[key] = value
-        if len(self._clean) > self._clean_max:
-            del self._clean[next(iter(self._clean))]
+        if len(self._young) >= self._young_max:
+            self._old, self._young = self._young, {}
+        self._young[key] = value
 
     def put_dirty(self, values: Mapping[str, V]) -> None:
         self.dirty.update(values)
 
     def clean(self) -> None:
+        """All that was dirty has been saved. An old clean value of a key is found after the new."""
         for key, value in self.dirty.items():
-            self._clean.pop(key, None)
             self.put_clean(key, value)
         self.dirty = {}

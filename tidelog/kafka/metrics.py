@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
-from prometheus_client import Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from tidelog.kafka.command_host import CommandHost
-
-COMMIT_SECONDS = Histogram(
-    "tidelog_commit_seconds",
-    "From handing a transaction to Kafka until its commit is known.",
-    ["context"],
-    buckets=(
-        0.001,
-        0.002,
-        0.003,
-        0.005,
-        0.01,
-        0.02,
-        0.05,
-        0.1,
-        0.25,
-        0.5,
-        1,
-        2.5,
-        5,
-        10,
-    ),
-)
-COMMIT_EVENTS = Histogram(
-    "tidelog_commit_events",
-    "Events per transaction.",
-    ["context"],
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
-)
+    from tidelog.kafka.command_inbox import CommandInbox
+    from tidelog.kafka.owner import PartitionOwner
 
 PARTITION = ["context", "partition"]
+
+
+class _Figure(NamedTuple):
+    """A figure of an owned partition; one that only grows is a counter."""
+
+    name: str
+    help: str
+    value: Callable[[PartitionOwner, CommandInbox | None], float]
+    grows: bool = False
+
+
+FIGURES = (
+    _Figure("tidelog_partition_serving", "1 while it serves.", lambda o, _: o.writer.serving),
+    _Figure(
+        "tidelog_partition_broken",
+        "1 if a hole or a fork stopped it.",
+        lambda o, _: o.writer.broken is not None,
+    ),
+    _Figure("tidelog_commands_queued", "Not decided yet.", lambda o, _: o.writer.queued),
+    _Figure(
+        "tidelog_commands_unfinished",
+        "Commands of the topic without a durable outcome.",
+        lambda _, inbox: inbox.unfinished if inbox else 0,
+    ),
+    _Figure(
+        "tidelog_partition_sequence",
+        "The last committed sequence.",
+        lambda o, _: o.writer.state.anchor.sequence,
+    ),
+    _Figure("tidelog_commits", "Transactions committed.", lambda o, _: o.commits, True),
+    _Figure("tidelog_takeovers", "Takeovers completed.", lambda o, _: o.takeovers, True),
+    _Figure("tidelog_writer_failures", "Uncertain outcomes.", lambda o, _: o.failures, True),
+    _Figure(
+        "tidelog_foreign_records",
+        "Records in the log that are not ours.",
+        lambda o, _: o.writer.foreign_records,
+        True,
+    ),
+    _Figure(
+        "tidelog_checkpoints_distrusted",
+        "Checkpoints that the log did not agree with.",
+        lambda o, _: o.writer.distrusted_checkpoints,
+        True,
+    ),
+    _Figure(
+        "tidelog_checkpoint_failures",
+        "Checkpoints that could not be saved.",
+        lambda o, _: o.checkpoint_failures,
+        True,
+    ),
+)
 
 
 class CommandHostCollector(Collector):
@@ -51,75 +75,15 @@ class CommandHostCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """One family per figure, one sample per owned partition."""
-        families = _families()
-        for (context, partition), owner in list(self._host.owners.items()):
-            writer = owner.writer
-            inbox = self._host.inboxes.get((context, partition))
-            values: list[float] = [
-                writer.serving,
-                writer.broken is not None,
-                writer.queued,
-                inbox.unfinished if inbox else 0,
-                writer.state.anchor.sequence,
-                owner.commits,
-                owner.takeovers,
-                owner.failures,
-                writer.foreign_records,
-                writer.distrusted_checkpoints,
-                owner.checkpoint_failures,
-            ]
-            for family, value in zip(families, values, strict=True):
-                family.add_metric([context, str(partition)], float(value))
-        lease = GaugeMetricFamily(
-            "tidelog_lease_holds", "1 while the group has confirmed us lately."
-        )
+        owners = list(self._host.owners.items())
+        for figure in FIGURES:
+            kind = CounterMetricFamily if figure.grows else GaugeMetricFamily
+            family = kind(figure.name, figure.help, labels=PARTITION)
+            for (context, partition), owner in owners:
+                inbox = self._host.inboxes.get((context, partition))
+                value = float(figure.value(owner, inbox))
+                family.add_metric([context, str(partition)], value)
+            yield family
+        lease = GaugeMetricFamily("tidelog_lease_holds", "1 while the group has confirmed us.")
         lease.add_metric([], float(self._host.lease_holds()))
-        return [*families, lease]
-
-
-def _families() -> list[GaugeMetricFamily | CounterMetricFamily]:
-    gauge, counter = GaugeMetricFamily, CounterMetricFamily
-    return [
-        gauge(
-            "tidelog_partition_serving",
-            "1 while commands are accepted.",
-            labels=PARTITION,
-        ),
-        gauge(
-            "tidelog_partition_broken",
-            "1 if a hole or a fork stopped it.",
-            labels=PARTITION,
-        ),
-        gauge(
-            "tidelog_commands_queued",
-            "Commands that wait to be decided.",
-            labels=PARTITION,
-        ),
-        gauge(
-            "tidelog_commands_unfinished",
-            "Commands of the topic without an outcome.",
-            labels=PARTITION,
-        ),
-        gauge(
-            "tidelog_partition_sequence",
-            "The last committed sequence.",
-            labels=PARTITION,
-        ),
-        counter("tidelog_commits", "Transactions committed.", labels=PARTITION),
-        counter("tidelog_takeovers", "Takeovers completed.", labels=PARTITION),
-        counter(
-            "tidelog_writer_failures",
-            "Uncertain outcomes and failed steps.",
-            labels=PARTITION,
-        ),
-        counter(
-            "tidelog_foreign_records",
-            "Records in the log that are not ours.",
-            labels=PARTITION,
-        ),
-        counter(
-            "tidelog_checkpoints_distrusted",
-            "Checkpoints thrown away.",
-            labels=PARTITION,
-        ),
-    ]
+        yield lease

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from prometheus_client import Histogram
 
 from tidelog.engine.batch import Request
 from tidelog.engine.writer import (
@@ -29,12 +30,39 @@ from tidelog.engine.writer import (
 )
 from tidelog.errors import TidelogError, Unavailable
 from tidelog.kafka.lease import Lease
-from tidelog.kafka.metrics import COMMIT_EVENTS, COMMIT_SECONDS
 from tidelog.kafka.partition_log import PartitionLog
 
 BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 5.0
 PROOF_POLL_S = 0.05
+
+COMMIT_SECONDS = Histogram(
+    "tidelog_commit_seconds",
+    "From handing a transaction to Kafka until its commit is known.",
+    ["context"],
+    buckets=(
+        0.001,
+        0.002,
+        0.003,
+        0.005,
+        0.01,
+        0.02,
+        0.05,
+        0.1,
+        0.25,
+        0.5,
+        1,
+        2.5,
+        5,
+        10,
+    ),
+)
+COMMIT_EVENTS = Histogram(
+    "tidelog_commit_events",
+    "Events per transaction.",
+    ["context"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+)
 
 log = structlog.get_logger(__name__)
 
