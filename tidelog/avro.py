@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -38,6 +38,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _PLAIN: Mapping[type[types.Type], Schema] = {
     types.NoneType: "null",
     types.BoolType: "boolean",
+    types.IntType: "long",  # msgspec itself refuses bounds beyond 64 bits
     types.FloatType: "double",
     types.StrType: "string",
     types.BytesType: "bytes",
@@ -65,8 +66,8 @@ def avro_schema(message: type[Message], full_name: str) -> dict[str, Any]:
     generator = _Generator(namespace)
     try:
         info = types.type_info(message)
-    except (TypeError, NotImplementedError) as error:
-        raise DefinitionError(f"{name}: {error}") from error
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DefinitionError(f"{_culprit(message)}: {error}") from error
     if not isinstance(info, types.StructType):
         raise DefinitionError(f"{name} is not a message type")
     return {"type": "record", "name": name, "namespace": namespace, **generator.record(info, name)}
@@ -111,8 +112,6 @@ class _Generator:
     def _compound(self, info: types.Type, owner: str, field: str) -> Schema | None:
         where = f"{owner}.{field}"
         match info:
-            case types.IntType():
-                return _whole_number(info, where)
             case types.DateTimeType():
                 return _timestamp(info, where)
             case types.TimeType():
@@ -219,6 +218,17 @@ def _refuse(where: str, why: str) -> NoReturn:
     raise DefinitionError(f"{where} {why}")
 
 
+def _culprit(message: type[Message]) -> str:
+    """The field whose type msgspec does not take."""
+    hints = get_type_hints(message, include_extras=True)
+    for name, hint in hints.items():
+        try:
+            types.type_info(hint)
+        except (TypeError, ValueError, NotImplementedError):
+            return f"{message.__name__}.{name}"
+    return message.__name__
+
+
 def _bare(info: types.Type) -> types.Type:
     return info.type if isinstance(info, types.Metadata) else info
 
@@ -258,13 +268,6 @@ def _branch(schema: Schema) -> str:
     if isinstance(schema, str):
         return schema.rpartition(".")[2]
     return str(schema.get("name", schema["type"]))
-
-
-def _whole_number(info: types.IntType, where: str) -> Schema:
-    bounds = (info.ge, info.gt, info.le, info.lt)
-    if any(bound is not None and not LONG_MIN <= bound <= LONG_MAX for bound in bounds):
-        _refuse(where, "has bounds beyond 64 bits, which Avro's long does not hold")
-    return "long"
 
 
 def _timestamp(info: types.DateTimeType, where: str) -> Schema:

@@ -421,6 +421,13 @@ def test_hostile_lengths_take_no_memory() -> None:
     assert peak < 100_000, "bytes"
 
 
+def test_more_items_than_bytes_are_refused_before_the_first_is_read() -> None:
+    fields = {"name": "tags", "type": {"type": "array", "items": "string"}}
+    prefix = with_schema(FIELD_ID, FIELD_LITRES, fields)
+
+    assert "more items" in refusal(prefix + b"\x02a\x02" + b"\x06" + b"\x00", READER)
+
+
 @pytest.mark.parametrize("microseconds", [2**62, -(2**62), 2**63 - 1, 253_402_300_800_000_000])
 def test_a_time_that_no_calendar_has_is_refused(microseconds: int) -> None:
     prefix = timed_prefix()
