@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from tidelog.engine.judge import Progress, Verdict, judge
 from tidelog.engine.ports import MessageCodec, StoredRecord
 from tidelog.errors import CodecError
-from tidelog.message import Context, Event, Row
+from tidelog.message import Context, Message, Row
 from tidelog.position import Position
 from tidelog.projection import Projection
 from tidelog.wire import read_event_headers
@@ -36,7 +36,7 @@ class Partition(NamedTuple):
 class Fact(NamedTuple):
     """An event with what the engine keeps beside it."""
 
-    event: Event
+    event: Message
     partition: Partition
     offset: int
     sequence: int
@@ -83,6 +83,13 @@ class Reading(NamedTuple):
 Batch = Mapping[Partition, Sequence[StoredRecord]]
 
 
+class _Form(NamedTuple):
+    """What a context's events look like: the name of their key, and the name of each type."""
+
+    key: str
+    names: dict[type[Message], str]
+
+
 class EventReader:
     """Reads records as events of the given contexts, by one rule for what is ours.
 
@@ -93,9 +100,11 @@ class EventReader:
 
     def __init__(self, contexts: Iterable[Context], codec: MessageCodec) -> None:
         self._decode = codec.decode
-        self._keys = {context.name: context.key for context in contexts}
-        self._names = {
-            context.name: {kind: context.full_name(kind) for kind in context.event_types}
+        self._forms = {
+            context.name: _Form(
+                context.key,
+                {kind: context.full_name(kind) for kind in context.event_types},
+            )
             for context in contexts
         }
 
@@ -121,8 +130,9 @@ class EventReader:
         that an outdated reader could not decode is never passed over for good.
         """
         progress, redelivered = start, 0
+        form = self._forms[partition.context]
         for record in records:
-            fact = self._event(partition, record)
+            fact = self._event(partition, form, record)
             sequence = fact.sequence if isinstance(fact, Fact) else None
             verdict = judge(progress, record.offset, sequence)
             if verdict is Verdict.NEXT and isinstance(fact, Fact):
@@ -139,31 +149,24 @@ class EventReader:
             reading.progress[partition] = progress
         return redelivered
 
-    def _event(self, partition: Partition, record: StoredRecord) -> Fact | str:
+    def _event(self, partition: Partition, form: _Form, record: StoredRecord) -> Fact | str:
         """The event in the record, or why it is not one of ours."""
         try:
             metadata = read_event_headers(record.headers)
             event = self._decode(record.value or b"")
         except CodecError as error:
             return str(error)
-        name = self._names[partition.context].get(type(event))  # type: ignore[arg-type]
-        if name is None or name != metadata.type or not isinstance(event, Event):
+        if form.names.get(type(event)) != metadata.type:
             return f"it is not an event of {partition.context}, or ce_type names another"
-        key = getattr(event, self._keys[partition.context])
+        key = getattr(event, form.key)
         if key != metadata.subject or record.key != key.encode():
             return "its key, its ce_subject and its key field are not the same"
         try:
             recorded_at = datetime.fromisoformat(metadata.recorded_at)
         except ValueError:
             return "its ce_time is not a time of the calendar"
-        return Fact(
-            event,
-            partition,
-            record.offset,
-            metadata.sequence,
-            metadata.version,
-            recorded_at,
-        )
+        sequence, version = metadata.sequence, metadata.version
+        return Fact(event, partition, record.offset, sequence, version, recorded_at)
 
 
 class StoredRow(NamedTuple):
@@ -281,7 +284,7 @@ class Folder(Generic[R]):
         position = fact.position if owned else ""
         return StoredRow(row, version, position, created_at, updated_at)
 
-    def _evolve(self, key: str, row: R | None, event: Event) -> R | None:
+    def _evolve(self, key: str, row: R | None, event: Message) -> R | None:
         projection = self._projection
         after = projection.evolve(row, event)
         assert after is None or getattr(after, projection.key) == key, (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import Connection, sql
@@ -77,8 +77,11 @@ class PostgresProjectionStore:
             return self._read_progress(connection)
 
     def apply(self, step: Step) -> Applied:
-        """Advance, park, load, fold and write in one transaction."""
-        with self._transaction() as connection:
+        """Advance, park, load, fold and write in one transaction.
+
+        Two round trips: up to the rows that are loaded, and from there to the commit.
+        """
+        with self._errors() as connection, connection.pipeline(), connection.transaction():
             applied = self._apply(connection, step)
             if not isinstance(applied, Written):
                 raise psycopg.Rollback
@@ -101,7 +104,7 @@ class PostgresProjectionStore:
 
     def _apply(self, connection: Connection[Any], step: Step) -> Applied:
         keys = list(step.keys)
-        # One round trip: the lock on the progress is held before the rows are read.
+        # The end of the inner block waits: the progress is locked before the rows are read.
         with connection.pipeline():
             advanced = self._advance(connection, step)
             if step.shared and keys:
@@ -117,8 +120,7 @@ class PostgresProjectionStore:
         changes = step.fold({getattr(row.row, self._table.key): row for row in rows})
         if changes.failures:
             return Failed(changes.failures)
-        with connection.pipeline():
-            self._write(connection, step, changes.upserts, changes.deletes)
+        self._write(connection, step, changes.upserts, changes.deletes)
         return Written(len(changes.upserts), len(changes.deletes))
 
     def _advance(self, connection: Connection[Any], step: Step) -> psycopg.Cursor[Any] | None:
@@ -219,19 +221,25 @@ class PostgresProjectionStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection[Any]]:
-        """A transaction; what PostgreSQL refuses or loses becomes an error of ours."""
+        with self._errors() as connection, connection.transaction():
+            yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[Connection[Any]]:
+        """The connection; what PostgreSQL refuses or loses becomes an error of ours.
+
+        After any error the connection is given up: nothing that was under way on it can end later.
+        """
+        table = self._table.generation.table
         try:
-            connection = self._connected()
-            with connection.transaction():
-                yield connection
+            yield self._connected()
         except psycopg.DataError as error:
-            raise CodecError(
-                f"{self._table.generation.table} refuses a value: {_first_line(error)}"
-            ) from error
+            self.close()
+            raise CodecError(f"{table} refuses a value: {_first_line(error)}") from error
         except psycopg.Error as error:
             self.close()
             raise Unavailable(
-                f"PostgreSQL cannot write {self._table.generation.table} now: {_first_line(error)}"
+                f"PostgreSQL cannot write {table} now: {_first_line(error)}"
             ) from error
 
     def _connected(self) -> Connection[Any]:
@@ -256,7 +264,7 @@ class PostgresProjectionStore:
 
 
 class _Statements:
-    """The store's statements. Parameters are binary: twice as fast as text in arrays."""
+    """The statements, rendered once. Parameters are binary: twice as fast as text in arrays."""
 
     def __init__(self, table: ReadModelTable) -> None:
         def own(name: str) -> sql.Identifier:
@@ -278,44 +286,53 @@ class _Statements:
             for name in table.columns
             if name != table.key
         )
-        self.select_all = sql.SQL("SELECT {} FROM {}").format(shown, rows)
-        self.select_keys = sql.SQL("SELECT {} FROM {} WHERE {} = ANY(%b::text[])").format(
-            shown, rows, key
+        self.select_all = _rendered("SELECT {} FROM {}", shown, rows)
+        self.select_keys = _rendered(
+            "SELECT {} FROM {} WHERE {} = ANY(%b::text[])", shown, rows, key
         )
-        self.upsert = sql.SQL(
-            "INSERT INTO {} ({}) SELECT * FROM unnest({}) ON CONFLICT ({}) DO UPDATE SET {}"
-        ).format(rows, columns, arrays, key, updates)
-        self.delete = sql.SQL("DELETE FROM {} WHERE {} = ANY(%b::text[])").format(rows, key)
-        self.lock_keys = sql.SQL(
+        self.upsert = _rendered(
+            "INSERT INTO {} ({}) SELECT * FROM unnest({}) ON CONFLICT ({}) DO UPDATE SET {}",
+            rows,
+            columns,
+            arrays,
+            key,
+            updates,
+        )
+        self.delete = _rendered("DELETE FROM {} WHERE {} = ANY(%b::text[])", rows, key)
+        self.lock_keys = _rendered(
             "SELECT pg_advisory_xact_lock(hashtextextended(%s || ':' || k, 0)) "
             "FROM unnest(%b::text[]) AS k"
         )
-        self.create_view = sql.SQL("CREATE VIEW {} AS SELECT * FROM {}").format(
-            own(table.generation.projection), rows
+        self.create_view = _rendered(
+            "CREATE VIEW {} AS SELECT * FROM {}", own(table.generation.projection), rows
         )
         self._progress(own("projections"), own("projection_positions"))
-        self.park = sql.SQL(
+        self.park = _rendered(
             'INSERT INTO {} (context, partition, topic_id, "offset", sequence, fork, reason, '
             "key, value, headers) VALUES (%s, %s, %s, %s, %s, %s, %s, %b, %b, %s) "
-            "ON CONFLICT DO NOTHING"
-        ).format(own("parked_records"))
+            "ON CONFLICT DO NOTHING",
+            own("parked_records"),
+        )
 
     def _progress(self, projections: sql.Identifier, positions: sql.Identifier) -> None:
-        self.serving = sql.SQL("SELECT 1 FROM {} WHERE name = %s AND serving").format(projections)
-        self.register = sql.SQL(
+        self.serving = _rendered("SELECT 1 FROM {} WHERE name = %s AND serving", projections)
+        self.register = _rendered(
             "INSERT INTO {} (name, version, generation, serving) VALUES (%s, %s, %s, %s) "
-            "ON CONFLICT DO NOTHING"
-        ).format(projections)
-        self.make_positions = sql.SQL(
+            "ON CONFLICT DO NOTHING",
+            projections,
+        )
+        self.make_positions = _rendered(
             "INSERT INTO {} (projection, version, generation, context, topic_id, partition, "
             'sequence, "offset") SELECT %s, %s, %s, %s, %s, n, 0, -1 '
-            "FROM generate_series(0, %s) AS n ON CONFLICT DO NOTHING"
-        ).format(positions)
-        self.progress = sql.SQL(
+            "FROM generate_series(0, %s) AS n ON CONFLICT DO NOTHING",
+            positions,
+        )
+        self.progress = _rendered(
             'SELECT context, partition, sequence, "offset", topic_id FROM {} '
-            "WHERE projection = %s AND version = %s AND generation = %s"
-        ).format(positions)
-        self.advance = sql.SQL(
+            "WHERE projection = %s AND version = %s AND generation = %s",
+            positions,
+        )
+        self.advance = _rendered(
             'UPDATE {} AS p SET sequence = n.sequence, "offset" = n."offset" '
             "FROM unnest(%b::text[], %b::int[], %b::text[], %b::bigint[], %b::bigint[], "
             "%b::bigint[], %b::bigint[]) AS n(context, partition, topic_id, old_sequence, "
@@ -323,8 +340,14 @@ class _Statements:
             "WHERE p.projection = %s AND p.version = %s AND p.generation = %s "
             "AND p.context = n.context AND p.partition = n.partition "
             "AND p.topic_id = n.topic_id AND p.sequence = n.old_sequence "
-            'AND p."offset" = n.old_offset'
-        ).format(positions)
+            'AND p."offset" = n.old_offset',
+            positions,
+        )
+
+
+def _rendered(text: LiteralString, *parts: sql.Composable) -> bytes:
+    """The statement as bytes: made once, for making it costs more than sending it."""
+    return sql.SQL(text).format(*parts).as_bytes(None)
 
 
 def _headers(headers: Sequence[tuple[str, bytes | None]]) -> list[list[str | None]]:
