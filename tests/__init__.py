@@ -1,0 +1,1 @@
+"""Tests in floors: unit, contract, simulation, integration, end to end; and torture."""

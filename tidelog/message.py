@@ -9,6 +9,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import (
     Annotated,
     Any,
@@ -89,15 +90,19 @@ class Context:
         if doubled:
             raise DefinitionError(f"{self.name} has two messages named {doubled[0]}")
 
-    @property
+    @cached_property
     def command_types(self) -> tuple[type[Command], ...]:
         """The command types in the order of their union."""
         return tuple(union_members(self.commands, Command))
 
-    @property
+    @cached_property
     def event_types(self) -> tuple[type[Event], ...]:
         """The event types in the order of their union."""
         return tuple(union_members(self.events, Event))
+
+    def has_event(self, event: type[Event]) -> bool:
+        """Whether the event type is one of this context's."""
+        return event in self.event_types
 
     @property
     def source(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import datetime
 
 import msgspec
 
@@ -114,7 +115,7 @@ def read_event_headers(
         message_id=_text(found, "ce_id"),
         type=_text(found, "ce_type"),
         subject=_text(found, "ce_subject"),
-        recorded_at=_matching(found, "ce_time", _TIME),
+        recorded_at=_time(found),
         sequence=int(_matching(found, "ce_sequence", _DECIMAL)),
         version=int(_matching(found, "ce_aggregateversion", _DECIMAL)),
         correlation_id=_text(found, "ce_correlationid"),
@@ -141,6 +142,15 @@ def read_command_headers(
         expected_version=_optional(found, "tl_ifmatch"),
         deadline=_optional(found, "tl_deadline"),
     )
+
+
+def _time(found: dict[str, bytes | None]) -> str:
+    text = _matching(found, "ce_time", _TIME)
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise CodecError("header ce_time is no time of the calendar") from None
+    return text
 
 
 def _by_name(

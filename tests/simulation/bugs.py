@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidelog.engine.batch import Batch, Decider, Request, _first_answer
-from tidelog.engine.partition import PartitionState
-from tidelog.engine.ports import Checkpoint
-from tidelog.engine.writer import (
+from tidelog.engine.actions import (
     Action,
     Commit,
     Fence,
-    PartitionWriter,
     Phase,
     Slot,
 )
+from tidelog.engine.batch import Batch, Decider, Request, _first_answer
+from tidelog.engine.partition import PartitionState
+from tidelog.engine.ports import Checkpoint
+from tidelog.engine.writer import PartitionWriter
 from tidelog.memory import InvalidTransaction, ProducerFenced
 
 from .network import TransportError
@@ -28,8 +28,8 @@ from .world import Build
 class FirstOnB(PartitionWriter):
     """The first transaction of a tenure goes on B: who has lost A may still write."""
 
-    def _finish_replay_at(self, position: int) -> None:
-        super()._finish_replay_at(position)
+    def _serve_if_read(self) -> None:
+        super()._serve_if_read()
         self._slot = Slot.B
 
 
@@ -47,8 +47,8 @@ class OwnOrder(PartitionWriter):
             case _:
                 return super()._next_takeover_step()
 
-    def _finish_replay_at(self, position: int) -> None:
-        super()._finish_replay_at(position)
+    def _serve_if_read(self) -> None:
+        super()._serve_if_read()
         self._slot = self.order[1]
 
 
@@ -103,11 +103,11 @@ class NoReadBack(PartitionWriter):
             super().end_found(watermark)
             return
         self._busy = False
-        self._watermark = watermark
-        self._finish_replay_at(watermark)
+        self.replay.watermark = self.replay.offset = watermark
+        self._serve_if_read()
 
-    def _finish_replay_at(self, position: int) -> None:
-        super()._finish_replay_at(position)
+    def _serve_if_read(self) -> None:
+        super()._serve_if_read()
         self._has_served = self._has_served or self.serving
 
 

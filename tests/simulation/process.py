@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tidelog.engine.batch import Request
-from tidelog.engine.command import Refused
-from tidelog.engine.writer import (
+from tidelog.engine.actions import (
     Action,
     Append,
     Commit,
     Fence,
     FindEnd,
-    PartitionWriter,
     Read,
     Reset,
     Slot,
 )
+from tidelog.engine.batch import Request
+from tidelog.engine.command import Refused
+from tidelog.engine.writer import PartitionWriter
 from tidelog.errors import NotOwner, TidelogError
 from tidelog.memory import MemoryStateStore
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from tidelog.engine.actions import (
+    Append,
+    Commit,
+    Fence,
+    FindEnd,
+    Read,
+    Slot,
+)
 from tidelog.engine.batch import Request
 from tidelog.engine.command import Envelope, Outcome, Refused
 from tidelog.engine.ports import Limits, Tools
-from tidelog.engine.writer import Append, Commit, Fence, FindEnd, PartitionWriter, Read, Slot
+from tidelog.engine.writer import PartitionWriter
 from tidelog.memory import LogRefusal, MemoryLog, MemoryStateStore
 
 from .bugs import BeginsWithoutLease, FirstOnB

@@ -30,6 +30,9 @@ from tidelog.wire import EventMetadata, event_headers
 
 Answer = tuple["Request", Outcome]
 
+MARKERS_MAX = 2
+"""Each of the two ids may have one transaction marker that is not written yet."""
+
 
 class Request(msgspec.Struct, kw_only=True, eq=False):
     """A command that waits for its answer. `reply` is the driver's business."""
@@ -58,6 +61,17 @@ class Batch:
         self.outcomes: list[Answer] = []
         self.followers: list[Request] = []
         self.last_message_id = ""
+
+    def landed(self, expected_offset: int, first_offset: int, last_offset: int) -> bool:
+        """Whether its records lie where they must: only markers of the two ids between them."""
+        before = first_offset - expected_offset
+        between = last_offset - first_offset - (len(self.records) - 1)
+        return 0 <= before <= MARKERS_MAX and 0 <= between <= MARKERS_MAX
+
+    @property
+    def unanswered(self) -> list[Request]:
+        """The commands that wait for its commit, in their order."""
+        return [*(request for request, _ in self.outcomes), *self.followers]
 
     @property
     def last_sequence(self) -> int:

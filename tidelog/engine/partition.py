@@ -73,7 +73,7 @@ class PartitionState:
 
     def replay(self, record: StoredRecord, codec: MessageCodec) -> Verdict:
         """Judge a record of the log and, if it is the next event, fold it in."""
-        found = _read(record, codec)
+        found = self._read(record, codec)
         progress = Progress(self.anchor.sequence, self.anchor.offset)
         verdict = judge(progress, record.offset, found[0].sequence if found else None)
         if verdict is Verdict.NEXT and found:
@@ -104,6 +104,25 @@ class PartitionState:
         self._seen = _Cache(self._limits.cached_seen_max)
         self.anchor = Anchor()
         self._log_time = ""
+
+    def _read(
+        self, record: StoredRecord, codec: MessageCodec
+    ) -> tuple[EventMetadata, Event] | None:
+        """The event in a record; None if it is not one of ours, whole and in its place."""
+        try:
+            metadata = read_event_headers(record.headers)
+            event = codec.decode(record.value or b"")
+        except CodecError:
+            return None
+        context = self._aggregate.context
+        ours = (
+            isinstance(event, Event)
+            and context.has_event(type(event))
+            and metadata.type == context.full_name(type(event))
+            and metadata.subject == getattr(event, context.key)
+            and record.key == metadata.subject.encode()
+        )
+        return (metadata, event) if ours and isinstance(event, Event) else None
 
     def _fold(self, offset: int, metadata: EventMetadata, event: Event) -> None:
         entry = self.entry(metadata.subject)
@@ -138,18 +157,6 @@ class PartitionState:
             hours=self._limits.idempotency_window_hours
         )
         return horizon.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _read(record: StoredRecord, codec: MessageCodec) -> tuple[EventMetadata, Event] | None:
-    """The event in a record; None if it is not one of ours."""
-    try:
-        metadata = read_event_headers(record.headers)
-        event = codec.decode(record.value or b"")
-    except CodecError:
-        return None
-    if not isinstance(event, Event) or (record.key or b"") != metadata.subject.encode():
-        return None
-    return metadata, event
 
 
 class _Cache(Generic[V]):

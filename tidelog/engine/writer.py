@@ -23,97 +23,28 @@ there, and decide the rest again.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 from tidelog.aggregate import Aggregate
+from tidelog.engine.actions import (
+    Action,
+    Append,
+    Commit,
+    Fence,
+    FindEnd,
+    Phase,
+    Read,
+    Reset,
+    Slot,
+)
 from tidelog.engine.batch import Batch, Decider, Request
-from tidelog.engine.command import Outcome, Recorded, Refused
-from tidelog.engine.judge import Verdict
+from tidelog.engine.command import Outcome, Refused
 from tidelog.engine.partition import PartitionState
-from tidelog.engine.ports import (
-    Anchor,
-    Limits,
-    OutgoingRecord,
-    StateStore,
-    StoredRecord,
-    Tools,
-)
-from tidelog.errors import (
-    LogFork,
-    LogHole,
-    NotOwner,
-    Overloaded,
-    TidelogError,
-    Unavailable,
-)
-
-
-class Slot(Enum):
-    """The two transactional ids of a partition."""
-
-    A = "a"
-    B = "b"
-
-    @property
-    def other(self) -> Slot:
-        """The one that is used next."""
-        return Slot.B if self is Slot.A else Slot.A
-
-
-class Fence(NamedTuple):
-    """Initialise the transactional id of the slot; this fences whoever used it before."""
-
-    slot: Slot
-
-
-class FindEnd(NamedTuple):
-    """Look up the high watermark, uncommitted records included."""
-
-
-class Read(NamedTuple):
-    """Read committed records from the offset on."""
-
-    offset: int
-
-
-class Append(NamedTuple):
-    """Hand records to the slot's transaction, beginning it where `begin` says so."""
-
-    slot: Slot
-    begin: bool
-    records: Sequence[OutgoingRecord]
-
-
-class Commit(NamedTuple):
-    """Commit the slot's transaction."""
-
-    slot: Slot
-    records: int
-
-
-class Reset(NamedTuple):
-    """Destroy both handles; then wait for a newer proof of ownership and for the backoff."""
-
-    attempt: int
-
-
-Action = Fence | FindEnd | Read | Append | Commit | Reset
-
-
-class Phase(Enum):
-    """Where the writer is in its life."""
-
-    FENCE_A = "fence-a"
-    FENCE_B = "fence-b"
-    FIND_END = "find-end"
-    REPLAY = "replay"
-    SERVING = "serving"
-    RESET = "reset"
-    BROKEN = "broken"
-    STOPPED = "stopped"
+from tidelog.engine.ports import Anchor, Limits, StateStore, StoredRecord, Tools
+from tidelog.engine.replay import Replay
+from tidelog.engine.waiting import WaitingCommands
+from tidelog.errors import LogError, NotOwner, TidelogError, Unavailable
 
 
 class PartitionWriter:
@@ -134,12 +65,11 @@ class PartitionWriter:
         self.state = PartitionState(aggregate, store, limits)
         self.phase = Phase.FENCE_A
         self.broken: TidelogError | None = None
-        self.foreign_records = 0
-        self.distrusted_checkpoints = 0
+        self.replay = Replay(self.state, tools.codec, limits, f"{context}.events[{partition}]")
         self._decider = Decider(aggregate, self.state, tools, limits)
         self._tools = tools
         self._limits = limits
-        self._queue: deque[Request] = deque()
+        self._waiting = WaitingCommands(limits)
         self._answers: list[tuple[Request, Outcome]] = []
         self._busy = False  # an action that takes time is under way
         self._slot = Slot.A
@@ -149,12 +79,7 @@ class PartitionWriter:
         self._committing: Batch | None = None
         self._delivered = False  # the committing batch's records have their offsets
         self._expected_offset = 0  # where our next record lands, but for markers
-        self._watermark = 0
-        self._read_offset = 0
-        self._anchor_checked = False
-        self._hole_at = -1
         self._attempt = 0
-        self._singles = 0  # so many commands are tried one by one after a failed batch
 
     # --- commands in, answers out -----------------------------------------------------------
 
@@ -164,9 +89,7 @@ class PartitionWriter:
             raise Unavailable(f"This partition is stopped: {self.broken}")
         if self.phase is Phase.STOPPED:
             raise NotOwner("This partition has moved to another instance.")
-        if len(self._queue) >= self._limits.queue_commands_max:
-            raise Overloaded(f"{self._limits.queue_commands_max} commands are waiting already.")
-        self._queue.append(request)
+        self._waiting.add(request)
 
     def take_answers(self) -> list[tuple[Request, Outcome]]:
         """The answers since the last call, in the order in which they became certain."""
@@ -182,9 +105,9 @@ class PartitionWriter:
         """
         if self.phase is not Phase.SERVING or not (sure or self._proven):
             return
-        while self._queue and self._may_gather():
-            request = self._queue.popleft()
-            alone, self._singles = self._singles > 0, max(self._singles - 1, 0)
+        while self._waiting and self._may_gather():
+            alone = self._waiting.alone
+            request = self._waiting.take()
             if request.abandoned:
                 continue
             batch = self._open or Batch(self._next_sequence(), alone=alone)
@@ -234,7 +157,7 @@ class PartitionWriter:
             case Phase.FIND_END:
                 return FindEnd()
             case Phase.REPLAY:
-                return Read(self._read_offset)
+                return Read(self.replay.offset)
             case Phase.RESET:
                 return Reset(self._attempt)
             case _:
@@ -250,14 +173,9 @@ class PartitionWriter:
     def end_found(self, watermark: int) -> None:
         """FindEnd succeeded: offsets below `watermark` exist."""
         self._busy = False
-        self._watermark = watermark
-        self._hole_at = -1
-        self._anchor_checked = self.state.anchor.sequence == 0
-        self._read_offset = max(self.state.anchor.offset, 0)
         self.phase = Phase.REPLAY
-        if self.state.anchor.offset >= watermark:
-            self._distrust_checkpoint()
-        self._finish_replay_at(self._read_offset)
+        self.replay.begin(watermark)
+        self._serve_if_read()
 
     def records_read(self, records: Sequence[StoredRecord], position: int) -> None:
         """A Read succeeded; `position` is the next offset to read, markers included.
@@ -265,21 +183,12 @@ class PartitionWriter:
         What lies beyond the end that was found is somebody else's, and may be half a command.
         """
         self._busy = False
-        position = min(position, self._watermark)
-        for record in records:
-            if record.offset >= self._watermark:
-                break
-            if not self._anchor_checked and not self._check_anchor(record):
-                return
-            if not self._replay(record):
-                return
-            if self.state.unsaved() >= self._limits.replay_checkpoint_events:
-                self.state.checkpoint()
-        self._read_offset = position
-        if not self._anchor_checked and position > self.state.anchor.offset:
-            self._distrust_checkpoint()
-            return
-        self._finish_replay_at(position)
+        try:
+            self.replay.take(records, position)
+        except LogError as error:
+            self._break(error)
+        else:
+            self._serve_if_read()
 
     def delivered(self) -> None:
         """The broker has acknowledged all records of the transaction that is being committed.
@@ -293,7 +202,7 @@ class PartitionWriter:
         """A Commit succeeded cleanly; its records landed from `first_offset` to `last_offset`."""
         batch = self._committing
         assert batch is not None, "a commit was under way"
-        if not self._landed(batch, first_offset, last_offset):
+        if not batch.landed(self._expected_offset, first_offset, last_offset):
             self.failed()
             return
         self._busy, self._proven, self._attempt = False, True, 0
@@ -302,24 +211,19 @@ class PartitionWriter:
         anchor = Anchor(batch.last_sequence, last_offset, batch.last_message_id)
         self.state.publish(batch.entries, batch.seen, anchor)
         self._answers.extend(batch.outcomes)
-        self._queue.extendleft(reversed(batch.followers))
+        self._waiting.put_first(batch.followers)
 
     def failed(self) -> None:
         """An action failed or its outcome is uncertain: produce nothing more, begin again."""
         self._busy = False
         self.phase = Phase.RESET
         self._attempt += 1
-        undecided = [*_requests(self._committing), *_requests(self._open)]
-        for batch in (self._committing, self._open):
-            for request, outcome in batch.outcomes if batch else ():
-                request.attempts += 1
-                request.recorded = isinstance(outcome, Recorded)
+        tired = self._waiting.try_again(self._uncommitted())
         self._open = self._committing = None
         self._begun = self._proven = False
         self._slot = Slot.A
-        self._singles += len(undecided)
-        self._queue.extendleft(reversed(undecided))
-        self._give_up_on_the_tired()
+        error = Unavailable("The outcome is not known yet. Send it again with the same key.")
+        self._answers.extend((request, Refused(error)) for request in tired)
 
     def resumed(self) -> None:
         """A Reset is done, and the group has said since that this process is the assignee."""
@@ -328,9 +232,9 @@ class PartitionWriter:
 
     def stop(self, error: TidelogError) -> None:
         """The partition is no longer ours: refuse all that has no certain answer yet."""
-        waiting = [*_requests(self._committing), *_requests(self._open), *self._queue]
-        self._answers.extend((request, Refused(error)) for request in waiting)
-        self._queue.clear()
+        for batch in self._uncommitted():
+            self._answers.extend((request, Refused(error)) for request in batch.unanswered)
+        self._answers.extend((request, Refused(error)) for request in self._waiting.take_all())
         self._open = self._committing = None
         self._busy = False
         self.phase = Phase.STOPPED
@@ -345,18 +249,18 @@ class PartitionWriter:
     @property
     def idle(self) -> bool:
         """Whether no command is waiting, open or committing."""
-        return not self._queue and self._open is None and self._committing is None
+        return not self._waiting and self._open is None and self._committing is None
 
     @property
     def queued(self) -> int:
         """How many commands wait to be decided."""
-        return len(self._queue)
+        return len(self._waiting)
 
     # --- within -----------------------------------------------------------------------------
 
     def _may_gather(self) -> bool:
         """Whether one more command may join the open batch."""
-        alone = self._singles > 0 or not self._proven
+        alone = self._waiting.alone or not self._proven
         committing = self._committing
         if committing is not None and (alone or committing.alone):
             return False
@@ -367,6 +271,9 @@ class PartitionWriter:
             and len(self._open.outcomes) < self._limits.batch_commands_max
             and self._open.bytes < self._limits.batch_bytes_max
         )
+
+    def _uncommitted(self) -> list[Batch]:
+        return [batch for batch in (self._committing, self._open) if batch is not None]
 
     def _next_sequence(self) -> int:
         behind = self._committing.last_sequence if self._committing else self.state.anchor.sequence
@@ -381,103 +288,18 @@ class PartitionWriter:
             )
             self._answers.append((request, outcome if sure else unsure))
 
-    def _landed(self, batch: Batch, first_offset: int, last_offset: int) -> bool:
-        """Whether the records lie where they must: only markers of the two ids between them."""
-        before = first_offset - self._expected_offset
-        between = last_offset - first_offset - (len(batch.records) - 1)
-        return 0 <= before <= MARKERS_MAX and 0 <= between <= MARKERS_MAX
-
-    def _check_anchor(self, record: StoredRecord) -> bool:
-        """Whether the log still holds the event that the checkpoint was taken at."""
-        anchor = self.state.anchor
-        message_id = dict(record.headers).get("ce_id")
-        if record.offset != anchor.offset or message_id != anchor.message_id.encode():
-            self._distrust_checkpoint()
-            return False
-        self._anchor_checked = True
-        return True
-
-    def _distrust_checkpoint(self) -> None:
-        """The checkpoint is not of this log: the log is the truth, so read all of it."""
-        self.distrusted_checkpoints += 1
-        self.state.reset()
-        self._anchor_checked = True
-        self._read_offset = 0
-
-    def _replay(self, record: StoredRecord) -> bool:
-        """Take one record in; False where reading must begin again or stop."""
-        match self.state.replay(record, self._tools.codec):
-            case Verdict.NEXT | Verdict.REDELIVERY:
-                return True
-            case Verdict.FOREIGN:
-                self.foreign_records += 1
-                return True
-            case Verdict.FORK:
-                self._break(LogFork(self._where(record, "a sequence was given twice")))
-                return False
-            case Verdict.HOLE:
-                if self._hole_at == record.offset:
-                    self._break(LogHole(self._where(record, "events are missing before it")))
-                self._hole_at = record.offset
-                self._read_offset = self.state.anchor.offset + 1
-                return False
-
-    def _where(self, record: StoredRecord, what: str) -> str:
-        return (
-            f"{self.context}.events partition {self.partition} offset {record.offset}: {what} "
-            f"(last good sequence {self.state.anchor.sequence})"
-        )
-
     def _break(self, error: TidelogError) -> None:
         self.broken = error
         self.stop(Unavailable(f"This partition is stopped: {error}"))
         self.phase = Phase.BROKEN
 
-    def _finish_replay_at(self, position: int) -> None:
-        if position < self._watermark:
+    def _serve_if_read(self) -> None:
+        """Begin to serve once everything below the end that was found has been taken in."""
+        if not self.replay.complete:
             return
         if self.state.unsaved():
             self.state.checkpoint()
-        self._expected_offset = self._watermark
+        self._expected_offset = self.replay.watermark
         self._slot = Slot.A
         self._proven = False
         self.phase = Phase.SERVING
-
-    def _give_up_on_the_tired(self) -> None:
-        """A command that failed too often is answered, so that it cannot hold up the others."""
-        tired = [
-            request for request in self._queue if request.attempts >= self._limits.attempts_max
-        ]
-        if not tired:
-            return
-        error = Unavailable("The outcome is not known yet. Send it again with the same key.")
-        self._answers.extend((request, Refused(error)) for request in tired)
-        kept = [request for request in self._queue if request.attempts < self._limits.attempts_max]
-        self._queue = deque(kept)
-        self._singles = max(self._singles - len(tired), 0)
-
-
-MARKERS_MAX = 2
-"""Each of the two ids may have one transaction marker that is not written yet."""
-
-
-def _requests(batch: Batch | None) -> list[Request]:
-    """The commands of a batch that have no certain answer, in their order."""
-    if batch is None:
-        return []
-    return [*(request for request, _ in batch.outcomes), *batch.followers]
-
-
-__all__ = [
-    "Action",
-    "Append",
-    "Commit",
-    "Fence",
-    "FindEnd",
-    "PartitionWriter",
-    "Phase",
-    "Read",
-    "Recorded",
-    "Reset",
-    "Slot",
-]

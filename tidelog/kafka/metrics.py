@@ -49,13 +49,13 @@ FIGURES = (
     _Figure(
         "tidelog_foreign_records",
         "Records in the log that are not ours.",
-        lambda o, _: o.writer.foreign_records,
+        lambda o, _: o.writer.replay.foreign_records,
         True,
     ),
     _Figure(
         "tidelog_checkpoints_distrusted",
         "Checkpoints that the log did not agree with.",
-        lambda o, _: o.writer.distrusted_checkpoints,
+        lambda o, _: o.writer.replay.distrusted_checkpoints,
         True,
     ),
     _Figure(

@@ -16,18 +16,18 @@ from typing import Any
 import structlog
 from prometheus_client import Histogram
 
-from tidelog.engine.batch import Request
-from tidelog.engine.writer import (
+from tidelog.engine.actions import (
     Action,
     Append,
     Commit,
     Fence,
     FindEnd,
-    PartitionWriter,
     Phase,
     Read,
     Reset,
 )
+from tidelog.engine.batch import Request
+from tidelog.engine.writer import PartitionWriter
 from tidelog.errors import TidelogError, Unavailable
 from tidelog.kafka.lease import Lease
 from tidelog.kafka.partition_log import PartitionLog

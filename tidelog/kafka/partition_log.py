@@ -7,7 +7,15 @@ from typing import Any
 
 from confluent_kafka.admin import AdminClient
 
-from tidelog.engine.writer import Action, Append, Commit, Fence, FindEnd, Read, Reset
+from tidelog.engine.actions import (
+    Action,
+    Append,
+    Commit,
+    Fence,
+    FindEnd,
+    Read,
+    Reset,
+)
 from tidelog.kafka.replay import PartitionReplay
 from tidelog.kafka.topics import admin_client, high_watermark
 from tidelog.kafka.transactions import TransactionalPair

@@ -13,8 +13,10 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
+from tidelog.engine.actions import (
+    Slot,
+)
 from tidelog.engine.ports import OutgoingRecord
-from tidelog.engine.writer import Slot
 from tidelog.errors import TidelogError
 
 

@@ -11,18 +11,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from tidelog.aggregate import Aggregate
-from tidelog.engine.batch import Request
-from tidelog.engine.command import Envelope, Outcome, Refused
-from tidelog.engine.ports import Limits, StoredRecord, Tools
-from tidelog.engine.writer import (
+from tidelog.engine.actions import (
     Append,
     Commit,
     Fence,
     FindEnd,
-    PartitionWriter,
     Read,
     Reset,
 )
+from tidelog.engine.batch import Request
+from tidelog.engine.command import Envelope, Outcome, Refused
+from tidelog.engine.ports import Limits, StoredRecord, Tools
+from tidelog.engine.writer import PartitionWriter
 from tidelog.errors import NotOwner, Unavailable, Unknown
 from tidelog.ids import utc_now, uuid7
 from tidelog.memory.codec import MemoryCodec

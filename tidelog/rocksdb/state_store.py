@@ -151,6 +151,9 @@ def _options() -> Any:
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(2)
+    # Most look-ups are for command ids that nobody has seen: a filter answers those.
+    options.set_memtable_whole_key_filtering(True)
+    options.set_memtable_prefix_bloom_ratio(0.1)
     tables = BlockBasedOptions()
     tables.set_bloom_filter(10, False)
     tables.set_block_cache(Cache(BLOCK_CACHE_BYTES))
