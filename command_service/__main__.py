@@ -43,7 +43,7 @@ FORGET_EVERY_S = 3_600.0
 
 # A commit's end is told by a thread; at the default of 5 ms it would wait that long for the
 # interpreter while the event loop is busy.
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.0001
 
 # Entries and seen commands are acyclic and many; scanning them again and again finds nothing.
 GC_THRESHOLDS = (100_000, 50, 100)

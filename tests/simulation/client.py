@@ -20,6 +20,11 @@ KEYS = ("anna", "bert")
 TIMEOUT_MS = 250.0
 
 
+def abandoned() -> bool:
+    """The client has given up."""
+    return True
+
+
 class Operation(msgspec.Struct, eq=False):
     """A command under one id, with one content."""
 
@@ -172,7 +177,7 @@ class Client:
         if attempt is not self._waiting:
             return
         if self._scheduler.chance(0.5):
-            request.abandoned = True
+            request.is_abandoned = abandoned
         if self._scheduler.tracing:
             self._scheduler.note(self.name, f"{attempt.operation.command_id} timed out")
         operation = attempt.operation

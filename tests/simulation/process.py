@@ -225,7 +225,7 @@ class Process:
         assert self.writer is not None
         for request, outcome in self.writer.take_answers():
             self.crash_point()
-            if not request.abandoned:
+            if not request.is_abandoned():
                 request.reply(outcome)
 
     def _save(self) -> None:

@@ -34,12 +34,17 @@ MARKERS_MAX = 2
 """Each of the two ids may have one transaction marker that is not written yet."""
 
 
+def waited_for() -> bool:
+    """Nobody has given up waiting."""
+    return False
+
+
 class Request(msgspec.Struct, kw_only=True, eq=False):
-    """A command that waits for its answer. `reply` is the driver's business."""
+    """A command that waits for its answer; abandoned before it is decided, it is dropped."""
 
     envelope: Envelope
     reply: Callable[[Outcome], None]
-    abandoned: bool = False
+    is_abandoned: Callable[[], bool] = waited_for
     attempts: int = 0
     recorded: bool = False  # its events were in the last transaction that failed
 

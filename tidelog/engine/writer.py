@@ -81,8 +81,6 @@ class PartitionWriter:
         self._expected_offset = 0  # where our next record lands, but for markers
         self._attempt = 0
 
-    # --- commands in, answers out -----------------------------------------------------------
-
     def offer(self, request: Request) -> None:
         """Queue a command. Raises Overloaded where the queue is full, and why it cannot serve."""
         if self.broken is not None:
@@ -108,15 +106,13 @@ class PartitionWriter:
         while self._waiting and self._may_gather():
             alone = self._waiting.alone
             request = self._waiting.take()
-            if request.abandoned:
+            if request.is_abandoned():
                 continue
             batch = self._open or Batch(self._next_sequence(), alone=alone)
             self._decider.decide(request, batch, self._committing)
             self._collect(sure)
             if batch.records:
                 self._open = batch
-
-    # --- what to do next --------------------------------------------------------------------
 
     def next_action(self) -> Action | None:
         """What the driver does next. At most one action that takes time is under way."""
@@ -162,8 +158,6 @@ class PartitionWriter:
                 return Reset(self._attempt)
             case _:
                 return None
-
-    # --- how it went ------------------------------------------------------------------------
 
     def fenced(self) -> None:
         """A Fence succeeded."""
@@ -239,8 +233,6 @@ class PartitionWriter:
         self._busy = False
         self.phase = Phase.STOPPED
 
-    # --- what it looks like -----------------------------------------------------------------
-
     @property
     def serving(self) -> bool:
         """Whether the takeover is complete."""
@@ -255,8 +247,6 @@ class PartitionWriter:
     def queued(self) -> int:
         """How many commands wait to be decided."""
         return len(self._waiting)
-
-    # --- within -----------------------------------------------------------------------------
 
     def _may_gather(self) -> bool:
         """Whether one more command may join the open batch."""

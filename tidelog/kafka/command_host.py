@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ from tidelog.wire import CommandMetadata, command_headers, commands_topic, event
 
 DRAIN_S = 5.0
 RELEASE_S = 12.0
+ASIDE_THREADS = 2
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +91,7 @@ class CommandHost:
         self._admin = admin_client(settings.kafka_bootstrap_servers)
         self._topic_ids: dict[str, str] = {}
         self._draining = False
+        self._aside = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -120,6 +123,7 @@ class CommandHost:
         await asyncio.to_thread(self._membership.stop, RELEASE_S + DRAIN_S)
         await self._released(self._places())
         await asyncio.to_thread(self._sender.close, DRAIN_S)
+        self._aside.shutdown(wait=False)
 
     def ready(self) -> bool:
         """Whether every assigned partition serves, and at least one is assigned."""
@@ -162,9 +166,13 @@ class CommandHost:
         if owner is None:
             raise NotOwner("No partition for this key is owned here yet. Try again.")
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        request = Request(envelope=envelope, reply=partial(_reply, future))
-        owner.submit(request)
-        future.add_done_callback(partial(_abandon_if_cancelled, request))
+        owner.submit(
+            Request(
+                envelope=envelope,
+                reply=partial(_reply, future),
+                is_abandoned=future.cancelled,
+            )
+        )
         return future
 
     def enqueue(self, context: str, envelope: Envelope) -> asyncio.Future[None]:
@@ -219,7 +227,9 @@ class CommandHost:
             partition=partition,
             transaction_timeout_ms=self._settings.transaction_timeout_ms,
         )
-        owner = PartitionOwner(writer, partition_log, self._lease, self._loop, store.close)
+        owner = PartitionOwner(
+            writer, partition_log, self._lease, self._loop, store.close, self._aside.submit
+        )
         self._owners[(context, partition)] = owner
         self._inboxes[(context, partition)] = CommandInbox(
             context=aggregate.context,
@@ -311,11 +321,6 @@ def limits_of(settings: Settings) -> Limits:
 def _reply(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
     if not future.done():
         future.set_result(outcome)
-
-
-def _abandon_if_cancelled(request: Request, future: asyncio.Future[Outcome]) -> None:
-    if future.cancelled():
-        request.abandoned = True
 
 
 def _header_of(expected_version: int | None) -> str | None:

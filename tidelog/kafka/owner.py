@@ -11,6 +11,7 @@ import queue
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,6 +26,7 @@ from tidelog.engine.actions import (
     Phase,
     Read,
     Reset,
+    Slot,
 )
 from tidelog.engine.batch import Request
 from tidelog.engine.writer import PartitionWriter
@@ -77,12 +79,14 @@ class PartitionOwner:
         lease: Lease,
         loop: asyncio.AbstractEventLoop,
         close_store: Callable[[], None],
+        run_aside: Callable[[Callable[[], None]], object],
     ) -> None:
         self.writer = writer
         self._log = partition_log
         self._lease = lease
         self._loop = loop
         self._close_store = close_store
+        self._run_aside = run_aside
         self._name = f"{writer.context}-{writer.partition}"
         self._jobs: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name=f"owner-{self._name}", daemon=True)
@@ -292,15 +296,16 @@ class PartitionOwner:
         except Exception as error:  # reported to the loop, which begins the takeover again
             failure = error
         self._loop.call_soon_threadsafe(self._done, action, result, failure)
-        if failure is None:
-            self._prepare_after(action)
+        if isinstance(action, Commit) and failure is None:
+            self._run_aside(partial(self._prepare, action.slot))
 
     def _tell_delivered(self) -> None:
         self._loop.call_soon_threadsafe(self._delivered)
 
-    def _prepare_after(self, action: Action) -> None:
+    def _prepare(self, slot: Slot) -> None:
+        """Beginning a transaction waits for librdkafka, so it is done beside the next commit."""
         try:
-            self._log.prepare_after(action)
+            self._log.prepare(slot)
         except TidelogError as error:  # the append that needs it meets the same error and fails
             log.warning("owner.prepare_failed", partition=self._name, error=str(error))
 

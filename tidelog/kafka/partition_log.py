@@ -15,6 +15,7 @@ from tidelog.engine.actions import (
     FindEnd,
     Read,
     Reset,
+    Slot,
 )
 from tidelog.kafka.replay import PartitionReplay
 from tidelog.kafka.topics import admin_client, high_watermark
@@ -72,10 +73,9 @@ class PartitionLog:
             case Append():
                 raise AssertionError("append does not block")
 
-    def prepare_after(self, action: Action) -> None:
-        """What can be done ahead once the action has been reported."""
-        if isinstance(action, Commit):
-            self._pair.prepare(action.slot)
+    def prepare(self, slot: Slot) -> None:
+        """Begin the slot's next transaction ahead of its use; any thread may call it."""
+        self._pair.prepare(slot)
 
     def close(self) -> None:
         """Release everything."""

@@ -57,8 +57,13 @@ class TransactionalPair:
         return handle.commit(self._timeout_ms / 1000)
 
     def prepare(self, slot: Slot) -> None:
-        """Begin the slot's next transaction ahead of its use; nothing reaches the broker yet."""
-        self._handles[slot].begin()
+        """Begin the slot's next transaction ahead of its use; nothing reaches the broker yet.
+
+        May be called from any thread, also when the slot's handle is gone.
+        """
+        handle = self._handles.get(slot)
+        if handle is not None:
+            handle.begin()
 
     def reset(self) -> None:
         """Destroy both handles. What they had not committed is aborted by the next fence."""
@@ -100,18 +105,18 @@ class _Handle:
         self._trouble: str | None = None
         self._begun = False
         self._lock = threading.Lock()
-        self._producer = Producer({**config, "error_cb": self._on_error})
+        self._producer: Producer | None = Producer({**config, "error_cb": self._on_error})
 
     def init(self, timeout_s: float) -> None:
         try:
-            self._producer.init_transactions(timeout_s)
+            self._alive().init_transactions(timeout_s)
         except KafkaException as error:
             raise Uncertain(f"init_transactions: {error.args[0].str()}") from error
 
     def begin(self) -> None:
         """Begin a transaction unless one has begun. It waits for librdkafka's main thread."""
         with self._lock:
-            if self._begun:
+            if self._begun or self._producer is None:
                 return
             self._first = self._last = -1
             self._trouble = None
@@ -122,7 +127,7 @@ class _Handle:
             self._begun = True
 
     def append(self, begin: bool, records: Sequence[OutgoingRecord]) -> None:
-        produce: Any = self._producer.produce  # its stub refuses headers of bytes alone
+        produce: Any = self._alive().produce  # its stub refuses headers of bytes alone
         topic, partition = self._topic, self._partition
         self.begin()
         try:
@@ -143,14 +148,15 @@ class _Handle:
             raise Uncertain(f"produce: {error}") from error
 
     def flush(self, timeout_s: float) -> None:
-        left = self._producer.flush(timeout_s)
+        left = self._alive().flush(timeout_s)
         if left or self._first < 0 or self._last < 0:
             raise Uncertain(f"flush: {self._trouble or 'no delivery reports in time'}")
 
     def commit(self, timeout_s: float) -> tuple[int, int]:
         try:
-            self._producer.commit_transaction(timeout_s)
-            self._producer.poll(0)
+            producer = self._alive()
+            producer.commit_transaction(timeout_s)
+            producer.poll(0)
         except KafkaException as error:
             raise Uncertain(f"commit_transaction: {error.args[0].str()}") from error
         if self._trouble is not None:
@@ -160,8 +166,14 @@ class _Handle:
 
     def destroy(self) -> None:
         """Drop what is queued; nothing is aborted here: the next owner's fence does that."""
-        self._producer.purge(in_queue=True, in_flight=True, blocking=False)
-        del self._producer
+        with self._lock:
+            producer, self._producer = self._alive(), None
+        producer.purge(in_queue=True, in_flight=True, blocking=False)
+
+    def _alive(self) -> Producer:
+        if self._producer is None:
+            raise Uncertain("the handle was destroyed")
+        return self._producer
 
     def _on_delivery(self, error: Any, message: Any) -> None:
         if error is not None:

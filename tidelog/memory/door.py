@@ -110,16 +110,13 @@ class _Owned:
         """Offer the command; the answer comes with the transaction of this turn of the loop."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Outcome] = loop.create_future()
-        request = Request(envelope=envelope, reply=answer.set_result)
-        self._writer.offer(request)
+        self._writer.offer(
+            Request(envelope=envelope, reply=answer.set_result, is_abandoned=answer.cancelled)
+        )
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._turn)
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            request.abandoned = True
-            raise
+        return await answer
 
     def stop(self) -> None:
         """Answer what waits and do nothing more."""
@@ -140,7 +137,7 @@ class _Owned:
 
     def _answer(self) -> None:
         for request, outcome in self._writer.take_answers():
-            if not request.abandoned:
+            if not request.is_abandoned():
                 request.reply(outcome)
 
     def _act(self) -> bool:
