@@ -15,12 +15,13 @@ from tidelog.cli.doctor import doctor
 from tidelog.cli.events import events
 from tidelog.cli.output import FAILURE, UNREACHABLE, USAGE, say
 from tidelog.cli.run import run
+from tidelog.cli.schema import schema_app
 from tidelog.cli.topics import topics
 from tidelog.cli.up import down, up
 from tidelog.errors import ConfigurationError, TidelogError, Unavailable
 
 COMMANDS: tuple[Callable[..., None], ...] = (up, down, run, doctor, topics, events)
-GROUPS: dict[str, typer.Typer] = {"docs": docs_app}
+GROUPS: dict[str, typer.Typer] = {"docs": docs_app, "schema": schema_app}
 
 
 def _app() -> typer.Typer:

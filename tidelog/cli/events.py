@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
+from tidelog.cli.decoding import ValueDecoder
 from tidelog.cli.kafka import reach
 from tidelog.cli.output import Dev, Json, show_json
 from tidelog.cli.system import find_system
@@ -31,14 +32,16 @@ def events(
     system = find_system(dev)
     topic = f"{system.topic_prefix}{context}.events"
     records = _first(_records(system.kafka_bootstrap_servers, topic, follow), limit)
-    if as_json and not follow:
-        show_json({"items": [described(record) for record in records]})
-        return
-    for record in records:
-        print(json.dumps(described(record), ensure_ascii=False), flush=True)
+    with closing(ValueDecoder(system.registry_url)) as decoder:
+        if as_json and not follow:
+            show_json({"items": [described(record, decoder) for record in records]})
+            return
+        for record in records:
+            line = json.dumps(described(record, decoder), ensure_ascii=False, default=str)
+            print(line, flush=True)
 
 
-def described(record: Message) -> dict[str, Any]:
+def described(record: Message, decoder: ValueDecoder) -> dict[str, Any]:
     """One record as it is shown."""
     headers: Any = record.headers() or ()
     return {
@@ -47,6 +50,7 @@ def described(record: Message) -> dict[str, Any]:
         "offset": record.offset(),
         "key": _text(record.key()),
         "headers": {name: _text(value) for name, value in headers},
+        **decoder.described(_bytes(record.value())),
     }
 
 
@@ -97,6 +101,10 @@ def _first(records: Generator[Message, None, None], limit: int | None) -> Iterat
             yield record
             if count == limit:
                 return
+
+
+def _bytes(value: bytes | str | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
 
 
 def _text(value: bytes | str | None) -> str | None:
