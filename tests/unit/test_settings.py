@@ -1,4 +1,4 @@
-"""Settings: what is unknown or malformed stops the process and is named, and secrets stay secret."""
+"""Settings: what is unknown or malformed is refused and named, and secrets stay secret."""
 
 from __future__ import annotations
 
