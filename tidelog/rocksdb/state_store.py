@@ -50,8 +50,7 @@ class RocksStateStore:
         self._entry_decoder = msgspec.msgpack.Decoder(tuple[int, int, state_type])  # type: ignore[valid-type]
         self._seen_decoder = msgspec.msgpack.Decoder(Seen)
         self._encode = msgspec.msgpack.Encoder().encode
-        self._write_options: Any = WriteOptions()  # its stub calls the attribute a method
-        self._write_options.disable_wal = True
+        self._write_options = _write_options()
         self.discarded = False
         self._db = self._open()
         self._anchor = self._read_anchor()
@@ -148,6 +147,17 @@ def _decoded(raw: bytes) -> _Meta | None:
         return msgspec.msgpack.decode(raw, type=_Meta)
     except msgspec.DecodeError:
         return None
+
+
+def _write_options() -> Any:
+    options: Any = _untyped(WriteOptions())
+    options.disable_wal = True
+    return options
+
+
+def _untyped(value: object) -> Any:
+    """The value as rocksdict has it, not as its stub says."""
+    return value
 
 
 def _options() -> Any:
