@@ -124,8 +124,9 @@ class GroupMembership:
                 self._apply_flow()
                 if self._lease.clock() >= proof_due and self._ask_for_proof():
                     proof_due = self._lease.clock() + PROOF_INTERVAL_S
-            except KafkaException as error:
-                log.warning("membership.trouble", error=str(error))
+            except Exception as error:  # without this thread the process would own for nothing
+                log.warning("membership.trouble", error=repr(error))
+                self._stopping.wait(POLL_S)
         self._commit_last()
         self._consumer.close()
 
@@ -152,19 +153,24 @@ class GroupMembership:
         now = self._lease.clock()
         if self._proof_sent_at is not None and now - self._proof_sent_at < PROOF_TIMEOUT_S:
             return False
-        offsets = self._offsets()
+        offsets = self._offsets(repr(now))
         if not offsets:
             return False
-        self._proof_sent_at = now
         self._consumer.commit(offsets=offsets, asynchronous=True)
+        self._proof_sent_at = now
         return True
 
-    def _on_commit(self, error: Any, _partitions: Any) -> None:
-        sent_at, self._proof_sent_at = self._proof_sent_at, None
-        if error is None and sent_at is not None:
-            self._lease.prove(sent_at)
-        elif error is not None:
+    def _on_commit(self, error: Any, partitions: Sequence[TopicPartition]) -> None:
+        """An answer proves membership since its own request: a late one proves nothing newer."""
+        sent_at = min(
+            (float(found.metadata) for found in partitions if found.metadata), default=None
+        )
+        if sent_at == self._proof_sent_at:
+            self._proof_sent_at = None
+        if error is not None:
             log.warning("membership.proof_refused", error=error.str())
+        elif sent_at is not None:
+            self._lease.prove(sent_at)
 
     def _commit_last(self) -> None:
         offsets = self._offsets()
@@ -175,9 +181,10 @@ class GroupMembership:
         except KafkaException as error:
             log.warning("membership.last_commit", error=str(error))
 
-    def _offsets(self) -> list[TopicPartition]:
+    def _offsets(self, metadata: str = "") -> list[TopicPartition]:
         with self._lock:
-            return [TopicPartition(*place, offset) for place, offset in self._next_offsets.items()]
+            offsets = list(self._next_offsets.items())
+        return [TopicPartition(*place, offset, metadata) for place, offset in offsets]
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         if not partitions:
@@ -189,24 +196,37 @@ class GroupMembership:
             for found in placed:
                 self._next_offsets[(found.topic, found.partition)] = found.offset
         consumer.incremental_assign(placed)
-        self._events.assigned(_places(placed))
+        self._tell(self._events.assigned, placed)
+        consumer.resume(placed)  # librdkafka remembers a pause of an earlier tenure
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        self._events.released(_places(partitions))
+        self._tell(self._events.released, partitions)
         self._commit_last()
         self._forget(partitions)
         consumer.incremental_unassign(partitions)
 
     def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._lease.revoke()
-        self._events.lost(_places(partitions))
+        self._tell(self._events.lost, partitions)
         self._forget(partitions)
         consumer.incremental_unassign(partitions)
 
+    def _tell(
+        self, told: Callable[[Sequence[Place]], None], partitions: Sequence[TopicPartition]
+    ) -> None:
+        """Whatever the listener does, the group gets its answer."""
+        try:
+            told(_places(partitions))
+        except Exception as error:
+            log.exception("membership.listener", error=repr(error))
+
     def _forget(self, partitions: Sequence[TopicPartition]) -> None:
+        gone = set(_places(partitions))
         with self._lock:
-            for place in _places(partitions):
+            for place in gone:
                 self._next_offsets.pop(place, None)
+            # A pause that was asked for this tenure must not stop the next one.
+            self._flow = [(on, place) for on, place in self._flow if place not in gone]
 
     def _with_offsets_at_last(
         self, consumer: Any, partitions: list[TopicPartition]

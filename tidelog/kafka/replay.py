@@ -49,14 +49,7 @@ class PartitionReplay:
         for message in messages:
             error = message.error()
             if error is None:
-                records.append(
-                    StoredRecord(
-                        message.offset(),
-                        message.key(),
-                        message.value(),
-                        message.headers() or [],
-                    )
-                )
+                records.append(stored_record(message))
                 self._position = message.offset() + 1
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._position = max(self._position, message.offset())
@@ -78,5 +71,13 @@ class PartitionReplay:
 
 
 def stored_record(message: Any) -> StoredRecord:
-    """A consumed message as the engine reads it."""
-    return StoredRecord(message.offset(), message.key(), message.value(), message.headers() or [])
+    """A consumed message as the engine reads it.
+
+    Kafka lets a header have any bytes for a name. Names that are no UTF-8 are not ours to read, so
+    such a record comes without headers, and is judged by that.
+    """
+    try:
+        headers = message.headers() or []
+    except UnicodeDecodeError:
+        headers = []
+    return StoredRecord(message.offset(), message.key(), message.value(), headers)
