@@ -19,6 +19,8 @@ SPEC_VERSION = b"1.0"
 HEADER_BYTES_MAX = 1_024
 HEADERS_MAX = 64
 
+_KEPT_OF_COMMANDS = ("ce_id", "ce_correlationid", "ce_causationid", "traceparent")
+
 Headers = list[tuple[str, bytes]]
 
 _TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -128,8 +130,13 @@ def read_event_headers(
 def read_command_headers(
     headers: Iterable[tuple[str, bytes | None]] | None,
 ) -> CommandMetadata:
-    """The metadata of a command record; CodecError if a header is missing or malformed."""
+    """The metadata of a command record; CodecError if a header is missing or malformed.
+
+    Anybody may send a command, and its headers end in events and tables: none may hold a NUL.
+    """
     found = _by_name(headers)
+    if any(b"\0" in (found.get(name) or b"") for name in _KEPT_OF_COMMANDS):
+        raise CodecError("a header holds a NUL")
     return CommandMetadata(
         command_id=_text(found, "ce_id"),
         type=_text(found, "ce_type"),

@@ -126,8 +126,8 @@ class OptimisticProcess(Process):
 class RefusesWithoutLease(PartitionWriter):
     """Answers that no commit proves are given without a lease."""
 
-    def _collect(self, sure: bool) -> None:
-        super()._collect(sure=True)
+    def _collect(self, sure: bool) -> set[str]:
+        return super()._collect(sure=True)
 
 
 class BeginsWithoutLease(PartitionWriter):

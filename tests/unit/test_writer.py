@@ -113,6 +113,16 @@ def test_without_a_lease_a_refusal_is_not_ours_to_give_but_a_replay_is() -> None
     assert bench.answers["again"] == recorded(("Opened", 1), version=1, replayed=True)
 
 
+def test_without_a_lease_nothing_overtakes_a_refusal_of_its_key() -> None:
+    bench = Bench().proven()
+    bench.offer("refused", Close(door_id="anna"))
+    bench.offer("behind", Open(door_id="anna"))
+    bench.offer("other", Open(door_id="bert"))
+    bench.settle(sure=False)
+    assert refusal(bench.answers["behind"]) is NotOwner
+    assert bench.answers["other"] == recorded(("Opened", 2), version=1)
+
+
 # --- batches ----------------------------------------------------------------------------------
 
 

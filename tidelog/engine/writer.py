@@ -98,19 +98,23 @@ class PartitionWriter:
         """Decide waiting commands, as many as the open batch may hold.
 
         `sure` says that the driver's lease on the partition holds now. Without it, an answer that
-        no commit will prove (a refusal, a command that changed nothing) becomes NotOwner; and
-        before this tenure's first commit nothing is decided at all.
+        no commit will prove (a refusal, a command that changed nothing) becomes NotOwner, and so
+        does what follows for its key; before this tenure's first commit nothing is decided at all.
         """
         if self.phase is not Phase.SERVING or not (sure or self._proven):
             return
+        unsure: set[str] = set()
         while self._waiting and self._may_gather():
             alone = self._waiting.alone
             request = self._waiting.take()
             if request.is_abandoned():
                 continue
+            if request.envelope.key in unsure:
+                self._answers.append((request, _unsure()))
+                continue
             batch = self._open or Batch(self._next_sequence(), alone=alone)
             self._decider.decide(request, batch, self._committing)
-            self._collect(sure)
+            unsure |= self._collect(sure)
             if batch.records:
                 self._open = batch
 
@@ -199,11 +203,11 @@ class PartitionWriter:
         if not batch.landed(self._expected_offset, first_offset, last_offset):
             self.failed()
             return
-        self._busy, self._proven, self._attempt = False, True, 0
-        self._committing = None
-        self._expected_offset = last_offset + 1
         anchor = Anchor(batch.last_sequence, last_offset, batch.last_message_id)
         self.state.publish(batch.entries, batch.seen, anchor)
+        self._committing = None  # until here a fault leaves it to be tried again
+        self._busy, self._proven, self._attempt = False, True, 0
+        self._expected_offset = last_offset + 1
         self._answers.extend(batch.outcomes)
         self._waiting.put_first(batch.followers)
 
@@ -269,14 +273,12 @@ class PartitionWriter:
         behind = self._committing.last_sequence if self._committing else self.state.anchor.sequence
         return behind + 1
 
-    def _collect(self, sure: bool) -> None:
-        """Pass on the answers that no commit has to prove."""
+    def _collect(self, sure: bool) -> set[str]:
+        """Pass on the answers that no commit has to prove; the keys whose answer is not sure."""
         self._answers.extend(self._decider.take_certain())
-        for request, outcome in self._decider.take_unproven():
-            unsure = Refused(
-                NotOwner("It is not certain that this instance owns the key. Try again.")
-            )
-            self._answers.append((request, outcome if sure else unsure))
+        unproven = self._decider.take_unproven()
+        self._answers.extend((asked, found if sure else _unsure()) for asked, found in unproven)
+        return set() if sure else {asked.envelope.key for asked, _ in unproven}
 
     def _break(self, error: TidelogError) -> None:
         self.broken = error
@@ -293,3 +295,7 @@ class PartitionWriter:
         self._slot = Slot.A
         self._proven = False
         self.phase = Phase.SERVING
+
+
+def _unsure() -> Refused:
+    return Refused(NotOwner("It is not certain that this instance owns the key. Try again."))
