@@ -79,8 +79,10 @@ class PartitionLog:
 
     def close(self) -> None:
         """Release everything."""
-        self._close_replay()
-        self._pair.reset()
+        try:
+            self._close_replay()
+        finally:
+            self._pair.reset()
 
     def _find_end(self) -> int:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from confluent_kafka.cimpl import NewTopic
 from tidelog.errors import ConfigurationError, Unavailable
 
 REQUEST_TIMEOUT_S = 10.0
+DESCRIBE_POLL_S = 0.05
 LATEST: Any = OffsetSpec._latest
 COMMAND_RETENTION_MS = 7 * 24 * 60 * 60 * 1000
 
@@ -57,6 +59,7 @@ def ensure_topics(
         ]
         for name, future in admin.create_topics(new, operation_timeout=REQUEST_TIMEOUT_S).items():
             _created(name, future)
+        _wait_until_described(admin, topics)
     for name, count in partition_counts(admin, topics).items():
         if count != partitions:
             raise ConfigurationError(
@@ -91,6 +94,15 @@ def high_watermark(admin: AdminClient, topic: str, partition: int, timeout_s: fl
     if end < 0:  # what the client says, without an error, when no broker has answered it
         raise Unavailable(f"Kafka does not tell where {topic}[{partition}] ends")
     return end
+
+
+def _wait_until_described(admin: AdminClient, topics: Iterable[str]) -> None:
+    """A new topic is known to every broker a little later than it is made."""
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while missing := set(topics) - set(topic_ids(admin, topics)):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"topic {min(missing)} was made, but Kafka does not describe it yet")
+        time.sleep(DESCRIBE_POLL_S)
 
 
 def _created(name: str, future: Any) -> None:
