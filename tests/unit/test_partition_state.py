@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from tidelog.aggregate import Aggregate
+from tidelog.engine.judge import Verdict
 from tidelog.engine.partition import EXPIRE_EVERY_CHECKPOINTS, PartitionState
-from tidelog.engine.ports import Anchor, Checkpoint, Entry, Limits, Seen
-from tidelog.memory import MemoryStateStore
+from tidelog.engine.ports import Anchor, Checkpoint, Entry, Limits, Seen, StoredRecord
+from tidelog.memory import MemoryCodec, MemoryStateStore
 from tidelog.message import Command, Context, Event, Id, State
+from tidelog.wire import EventMetadata, event_headers
 
 
 class Count(Command):
@@ -36,6 +38,9 @@ counter = Aggregate(
     decide=decide,
     evolve=evolve,
 )
+
+
+CODEC = MemoryCodec([Counted])
 
 
 class _CountingStore(MemoryStateStore):
@@ -140,3 +145,68 @@ def test_reset_forgets_memory_and_checkpoint() -> None:
     assert state.entry("a").version == state.entry("b").version == 0
     assert state.seen("command-1") is None
     assert store.anchor() == Anchor()
+
+
+def test_the_events_of_a_command_are_found_together_by_a_replay() -> None:
+    state = _state(MemoryStateStore())
+    _replay(state, "one", "one", "two")
+    assert _events_of(state, "one") == [1, 2]
+    assert _events_of(state, "two") == [3]
+
+
+def test_a_replay_that_a_crash_cut_within_a_command_goes_on_with_it() -> None:
+    store = MemoryStateStore()
+    state = _state(store)
+    _replay(state, "one", "one")
+    state.checkpoint()
+    again = _state(store)
+    _replay(again, "one", "two")
+    assert _events_of(again, "one") == [1, 2, 3]
+
+
+def test_a_command_id_that_came_back_after_its_window_has_its_new_events_only() -> None:
+    store = MemoryStateStore()
+    state = _state(store)
+    _replay(state, "one", "two", "one", "one")
+    assert _events_of(state, "one") == [3, 4]
+    state.checkpoint()
+    again = _state(store)
+    _replay(again, "two")
+    assert _events_of(again, "two") == [5]
+
+
+def test_an_event_behind_a_commit_of_ours_is_folded_after_it() -> None:
+    state = _state(MemoryStateStore())
+    _replay(state, "one")
+    _publish(state, 2, "a")
+    _replay(state, "one")
+    assert _events_of(state, "one") == [3]
+
+
+def _replay(state: PartitionState, *command_ids: str) -> None:
+    """Fold the next events of the log; each is of the command named."""
+    for command_id in command_ids:
+        record = _stored(state.anchor.sequence + 1, command_id)
+        assert state.replay(record, CODEC) is Verdict.NEXT
+
+
+def _stored(sequence: int, command_id: str) -> StoredRecord:
+    metadata = EventMetadata(
+        message_id=f"m-{sequence}",
+        type=counter.context.full_name(Counted),
+        subject="a",
+        recorded_at="2026-01-31T12:00:00.000000Z",
+        sequence=sequence,
+        version=sequence,
+        correlation_id="test",
+        causation_id=command_id,
+        command_hash="hash",
+        traceparent="",
+    )
+    headers = event_headers(metadata, counter.context.source)
+    return StoredRecord(sequence, b"a", CODEC.encode(Counted(counter_id="a")), [*headers])
+
+
+def _events_of(state: PartitionState, command_id: str) -> list[int]:
+    seen = state.seen(command_id)
+    return [sequence for _, sequence in seen.events] if seen else []

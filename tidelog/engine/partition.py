@@ -42,9 +42,14 @@ class PartitionState:
         self._store = store
         self._limits = limits
         self._initial = Entry(0, 0, aggregate.initial)
+        context = aggregate.context
+        self._event_names: dict[type, str] = {
+            event: context.full_name(event) for event in context.event_types
+        }
         self._entries: _Cache[Entry] = _Cache(limits.cached_entries_max)
         self._seen: _Cache[Seen] = _Cache(limits.cached_seen_max)
         self.anchor: Anchor = store.anchor()
+        self._last_command = ""  # that of the anchor's event; empty: not known
         self._log_time = ""
         self._checkpoints = 0
 
@@ -68,6 +73,7 @@ class PartitionState:
         self._entries.put_dirty(entries)
         self._seen.put_dirty(seen)
         self.anchor = anchor
+        self._last_command = ""
         for answer in seen.values():
             self._log_time = max(self._log_time, answer.recorded_at)
 
@@ -103,6 +109,7 @@ class PartitionState:
         self._entries = _Cache(self._limits.cached_entries_max)
         self._seen = _Cache(self._limits.cached_seen_max)
         self.anchor = Anchor()
+        self._last_command = ""
         self._log_time = ""
 
     def _read(
@@ -114,39 +121,41 @@ class PartitionState:
             event = codec.decode(record.value or b"")
         except CodecError:
             return None
-        context = self._aggregate.context
+        kind = type(event)
         ours = (
             isinstance(event, Event)
-            and context.has_event(type(event))
-            and metadata.type == context.full_name(type(event))
-            and metadata.subject == getattr(event, context.key)
+            and metadata.type == self._event_names.get(kind)
+            and metadata.subject == getattr(event, self._aggregate.context.key)
             and record.key == metadata.subject.encode()
         )
         return (metadata, event) if ours and isinstance(event, Event) else None
 
     def _fold(self, offset: int, metadata: EventMetadata, event: Event) -> None:
-        entry = self.entry(metadata.subject)
-        state = self._aggregate.evolve(entry.state, event)
-        self._entries.put_dirty(
-            {metadata.subject: Entry(metadata.version, metadata.sequence, state)}
+        key, sequence, command_id = metadata.subject, metadata.sequence, metadata.causation_id
+        state = self._aggregate.evolve(self.entry(key).state, event)
+        self._entries.dirty[key] = Entry(metadata.version, sequence, state)
+        earlier = self._events_before(command_id, sequence)
+        self._seen.dirty[command_id] = Seen(
+            metadata.command_hash,
+            key,
+            metadata.version,
+            (*earlier, (type(event).__name__, sequence)),
+            metadata.recorded_at,
         )
-        happened = (type(event).__name__, metadata.sequence)
-        earlier = self.seen(metadata.causation_id)
-        if earlier and earlier.events[-1][1] + 1 != metadata.sequence:
-            earlier = None  # the id came back after its window; its own events are contiguous
-        self._seen.put_dirty(
-            {
-                metadata.causation_id: Seen(
-                    metadata.command_hash,
-                    metadata.subject,
-                    metadata.version,
-                    (*earlier.events, happened) if earlier else (happened,),
-                    metadata.recorded_at,
-                )
-            }
-        )
-        self.anchor = Anchor(metadata.sequence, offset, metadata.message_id)
+        self.anchor = Anchor(sequence, offset, metadata.message_id)
+        self._last_command = command_id
         self._log_time = max(self._log_time, metadata.recorded_at)
+
+    def _events_before(self, command_id: str, sequence: int) -> tuple[tuple[str, int], ...]:
+        """What the command of the event at this sequence had caused before it.
+
+        A command's events are contiguous. So there are none where the event before is of another
+        command, and an id that is seen but not contiguous came back after its window.
+        """
+        if self._last_command and self._last_command != command_id:
+            return ()
+        seen = self.seen(command_id)
+        return seen.events if seen and seen.events[-1][1] + 1 == sequence else ()
 
     def _expire_before(self) -> str:
         """The log time before which seen commands may be forgotten (RFC 3339 sorts as text)."""

@@ -11,6 +11,8 @@ from tidelog.errors import LogHole, Unavailable
 
 READ_RECORDS_MAX = 2_000
 READ_WAIT_S = 1.0
+QUEUED_KILOBYTES_MAX = 8 * 1024
+OFFSET_MISSING = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})
 
 
 class PartitionReplay:
@@ -35,32 +37,42 @@ class PartitionReplay:
                 "fetch.wait.max.ms": 10,
                 "fetch.queue.backoff.ms": 5,
                 "fetch.message.max.bytes": 4 * 1024 * 1024,
-                "queued.max.messages.kbytes": 32 * 1024,
+                # Every owner of the process may read at once, and folding is slower than fetching.
+                "queued.max.messages.kbytes": QUEUED_KILOBYTES_MAX,
             }
         )
 
     def read(self, offset: int) -> tuple[list[StoredRecord], int]:
-        """The records from `offset` on that came within a second, and the next offset to read."""
+        """The records from `offset` on that have come, and the next offset to read.
+
+        Waits a second for the first of them, and for no other: the last of a log come at once.
+        """
         if offset != self._position:
             self._consumer.assign([TopicPartition(*self._place, offset)])
             self._position = offset
+        first = self._consumer.poll(READ_WAIT_S)
+        if first is None:
+            return [], self._position
         records: list[StoredRecord] = []
-        messages: list[Any] = list(self._consumer.consume(READ_RECORDS_MAX, READ_WAIT_S))
-        for message in messages:
+        for message in (first, *self._consumer.consume(READ_RECORDS_MAX - 1, 0)):
             error = message.error()
             if error is None:
                 records.append(stored_record(message))
-                self._position = message.offset() + 1
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._position = max(self._position, message.offset())
-            elif error.code() in (
-                KafkaError.OFFSET_OUT_OF_RANGE,
-                KafkaError._AUTO_OFFSET_RESET,
-            ):
-                raise LogHole(f"{self._place[0]}[{self._place[1]}] has no offset {offset} any more")
             else:
-                raise Unavailable(f"reading {self._place[0]}: {error.str()}")
+                self._pass_end(message, error, offset)
+        if records:
+            self._position = max(self._position, records[-1].offset + 1)
         return records, self._position
+
+    def _pass_end(self, message: Any, error: KafkaError, offset: int) -> None:
+        """Take note of the end of the partition; anything else that is no record is raised."""
+        topic, partition = self._place
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._position = max(self._position, message.offset())
+        elif error.code() in OFFSET_MISSING:
+            raise LogHole(f"{topic}[{partition}] has no offset {offset} any more")
+        else:
+            raise Unavailable(f"reading {topic}: {error.str()}")
 
     def close(self) -> None:
         """Release the reader."""
