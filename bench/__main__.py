@@ -59,7 +59,12 @@ def measured(arguments: argparse.Namespace) -> Report:
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description=__doc__,
+        epilog="Not ratios of rounds, so apart: `python -m bench.recovery` (starts of a command "
+        "service on a long log, and R10), `python -m bench.codec`, `python -m bench.http_edge`.",
+    )
     add = parser.add_argument
     add("--only", type=_measure_names, default=list(MEASURES), help="R1,R2,…; default: all")
     add("--rounds", type=int, default=5, help="per side; default 5")

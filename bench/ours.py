@@ -1,4 +1,4 @@
-"""Our side in process: a real CommandHost with the orders aggregate, and clients that drive it."""
+"""Our side in process: a real CommandHost with one aggregate, and clients that drive it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.sample import Sample, Stopwatch, percentile
 from bench.shop import CONTEXT, envelope, order_ids
 from bench.stack import Stack, codec_of
 from command_service.__main__ import open_store, tune_interpreter
-from command_service.orders import orders
+from command_service.aggregates import AGGREGATES
 from tidelog.engine.command import Envelope, Outcome, Recorded
 from tidelog.kafka.command_host import CommandHost, HostParts
 from tidelog.kafka.command_inbox import TopicCommand
@@ -37,6 +37,8 @@ class HostSpec:
     partitions: int
     batch_commands_max: int | None = None
     """None takes the default of the settings."""
+    context: str = CONTEXT
+    keeps_checkpoints: bool = False
 
 
 class Host:
@@ -49,11 +51,15 @@ class Host:
         self.stack = spec.stack
         tune_interpreter()
         self._host = self._runner.run(self._start())
-        self.submit = partial(self._host.submit, CONTEXT)
+        self.submit = partial(self._host.submit, spec.context)
 
     def run(self, coroutine: Any) -> None:
         """Run it on the host's loop."""
         self._runner.run(coroutine)
+
+    def record(self, envelopes: Sequence[Envelope], in_flight: int) -> None:
+        """Submit prebuilt commands, so many in flight; returns with the last answer."""
+        self.run(_Slots(self, envelopes).run(in_flight))
 
     def commits(self) -> int:
         """How many transactions have been committed so far."""
@@ -63,14 +69,15 @@ class Host:
         """Leave the group, remove the checkpoints."""
         self._runner.run(self._host.stop())
         self._runner.close()
-        shutil.rmtree(self._state_dir, ignore_errors=True)
+        if not self._spec.keeps_checkpoints:
+            shutil.rmtree(self._state_dir, ignore_errors=True)
 
     async def _start(self) -> CommandHost:
         spec = self._spec
         host = CommandHost(
             _settings(spec, self._state_dir),
             HostParts(
-                aggregates=[orders],
+                aggregates=[each for each in AGGREGATES if each.context.name == spec.context],
                 codec=codec_of(spec.stack, spec.prefix),
                 open_store=open_store(self._state_dir),
                 outcomes=NoTopicCommands(),
@@ -112,8 +119,7 @@ class SlotsSide:
         envelopes = [envelope(key) for key in islice(self._ids, self._commands)]
         commits = self._host.commits()
         watch = Stopwatch([self._host.stack.kafka_pid])
-        slots = _Slots(self._host, envelopes)
-        self._host.run(slots.run(self._in_flight))
+        self._host.record(envelopes, self._in_flight)
         transactions = self._host.commits() - commits
         sample = watch.sample(len(envelopes), {"commands/tx": len(envelopes) / transactions})
         self._commands = max(self._commands, int(sample.rate * seconds))
