@@ -1,12 +1,15 @@
 """Passing a request on to a service and its answer back, unchanged but for what HTTP asks.
 
-The path goes on as it came, byte by byte: what an escape means is the service's to say.
+The path goes on as it came, byte by byte: what an escape means is the service's to say. A body is
+bounded, so it is read whole first: one that is too large or too slow is refused here, before the
+service hears of the request, and a slow caller holds no connection to it. The answer is streamed.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import httpx2
 from starlette.exceptions import HTTPException
@@ -16,19 +19,18 @@ from gateway.errors import BadGateway, GatewayTimeout
 from gateway.routes import RoutedPath, Upstream
 from tidelog.errors import Overloaded
 from tidelog.http.asgi import (
-    BODY_BYTES_MAX,
     BODY_TIMEOUT_MS,
-    TOO_LARGE,
-    TOO_SLOW,
-    Disconnected,
+    Body,
     HeaderList,
     Receive,
     Scope,
     Send,
+    answer_and_close,
 )
 from tidelog.http.errors import ContentTooLarge, RequestTimeout
 from tidelog.http.headers import by_name, content_length
 from tidelog.http.patience import Patience
+from tidelog.http.problems import problem_response
 from tidelog.ids import uuid7
 from tidelog.logging import current_correlation_id
 
@@ -92,15 +94,21 @@ class Services:
     async def forward(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and the answer back."""
         given = by_name(scope["headers"])
-        declared = content_length(given)
-        if declared is not None and declared > BODY_BYTES_MAX:
-            raise ContentTooLarge(TOO_LARGE)
+        body = Body(receive)
+        try:
+            content = await self._content(given, body)
+        except (ContentTooLarge, RequestTimeout) as error:
+            refused = problem_response(error, scope["path"])
+            await answer_and_close(
+                body, send, error.status, refused.raw_headers, bytes(refused.body)
+            )
+            return
         correlation_id = current_correlation_id.get()
         request = httpx2.Request(
             scope["method"],
             self._urls[upstream],
             headers=_request_headers(scope["headers"], correlation_id or uuid7()),
-            content=await self._content(given, receive),
+            content=content,
             extensions={
                 "target": _target(scope),
                 "timeout": self._client.timeout.as_dict(),
@@ -114,36 +122,10 @@ class Services:
         finally:
             await answer.aclose()
 
-    async def _content(
-        self, given: Mapping[bytes, bytes], receive: Receive
-    ) -> bytes | AsyncIterator[bytes] | None:
+    async def _content(self, given: dict[bytes, bytes], body: Body) -> bytes | None:
         if b"content-length" not in given and b"transfer-encoding" not in given:
             return None
-        first = await self._next_chunk(receive)
-        if not first[1]:
-            return first[0]
-        return self._chunks(first[0], receive)
-
-    async def _chunks(self, first: bytes, receive: Receive) -> AsyncIterator[bytes]:
-        size, chunk, more = len(first), first, True
-        while True:
-            if size > BODY_BYTES_MAX:
-                raise ContentTooLarge(TOO_LARGE)
-            yield chunk
-            if not more:
-                return
-            chunk, more = await self._next_chunk(receive)
-            size += len(chunk)
-
-    async def _next_chunk(self, receive: Receive) -> tuple[bytes, bool]:
-        try:
-            with self._body_patience.wait():
-                message = await receive()
-        except TimeoutError:
-            raise RequestTimeout(TOO_SLOW) from None
-        if message["type"] != "http.request":
-            raise Disconnected
-        return message.get("body", b""), message.get("more_body", False)
+        return await body.read(self._body_patience, content_length(given))
 
     async def _sent(self, request: httpx2.Request) -> httpx2.Response:
         try:
@@ -157,25 +139,31 @@ class Services:
 
 
 class ProxyRoute(BaseRoute):
-    """One routed path, matched on the segments as they were sent."""
+    """One routed path, matched segment by segment."""
 
     def __init__(self, routed: RoutedPath, services: Services) -> None:
         self.path = routed.template
         self._method = routed.method
         self._upstream = routed.upstream
         self._segments = routed.template.encode("ascii").split(b"/")
+        # Which of these paths there are, and so for which methods, only the service knows.
+        self._any_path = routed.template.startswith("/{")
         self._services = services
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether the path is this one, and the method too."""
-        if scope["type"] != "http" or not self._is_path(scope["raw_path"].split(b"/")):
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        # Split before it is decoded, as the services do: an escaped slash is no slash.
+        segments = [unquote_to_bytes(segment) for segment in scope["raw_path"].split(b"/")]
+        if not self._is_path(segments):
             return Match.NONE, {}
         full = scope["method"] == self._method
         return (Match.FULL if full else Match.PARTIAL), {"route": self}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["method"] != self._method:
+        if scope["method"] != self._method and not self._any_path:
             raise HTTPException(405, headers={"Allow": self._method})
         await self._services.forward(self._upstream, scope, receive, send)
 

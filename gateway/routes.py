@@ -23,7 +23,6 @@ class RoutedPath(NamedTuple):
 
 ROUTES = (
     RoutedPath("POST", "/commands", Upstream.COMMANDS),
-    RoutedPath("POST", "/{context}/{id}/{command}", Upstream.COMMANDS),
     RoutedPath("GET", "/operations/{id}", Upstream.COMMANDS),
     RoutedPath("GET", "/openapi.json", Upstream.COMMANDS),
     RoutedPath("GET", "/docs", Upstream.COMMANDS),
@@ -45,4 +44,6 @@ ROUTES = (
     RoutedPath("GET", "/events", Upstream.QUERIES),
     RoutedPath("GET", "/projections", Upstream.QUERIES),
     RoutedPath("GET", "/parked", Upstream.QUERIES),
+    # Last, so that a path above with another method is answered as what it is.
+    RoutedPath("POST", "/{context}/{id}/{command}", Upstream.COMMANDS),
 )

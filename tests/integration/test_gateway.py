@@ -171,12 +171,32 @@ def test_a_correlation_id_is_made_where_there_is_none(door: Door) -> None:
     assert dict(door.queries.asked[0]["headers"])[b"x-correlation-id"] == made.encode()
 
 
-def test_a_body_in_chunks_is_streamed(door: Door) -> None:
+def test_a_body_in_chunks_goes_on_whole(door: Door) -> None:
     chunks = [b"x" * 70_000 for _ in range(10)]
 
     answer = door.send("POST", "/commands", content=iter(chunks))
 
     assert answer.content == b"".join(chunks)
+
+
+def test_a_body_that_comes_too_slowly_is_refused_here(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.proxy.BODY_TIMEOUT_MS", 300)
+    settings = Settings(command_service_url=free_url(), query_service_url=free_url())
+    with serving(build(settings, CollectorRegistry())) as url:
+        host, port = url.removeprefix("http://").split(":")
+        for framing, first in (
+            (b"Content-Length: 400", b"{"),
+            (b"Transfer-Encoding: chunked", b"2\r\n{}\r\n"),
+        ):
+            with socket.create_connection((host, int(port)), timeout=5) as caller:
+                head = b"POST /commands HTTP/1.1\r\nHost: g\r\n" + framing + b"\r\n\r\n"
+                caller.sendall(head + first)
+                with caller.makefile("rb") as answer:
+                    whole = answer.read()  # to the end: the connection is closed
+                assert whole.startswith(b"HTTP/1.1 408 ")
+                assert b"/problems/request-timeout" in whole
 
 
 def test_a_body_that_is_too_large_is_refused_here(door: Door) -> None:
@@ -193,7 +213,20 @@ def test_what_is_on_no_route_is_unknown_and_another_method_is_not_allowed(door: 
     refused = door.send("DELETE", "/orders/o-1")
     assert problem(refused) == (405, "method-not-allowed")
     assert refused.headers["allow"] == "GET"
+    assert problem(door.send("DELETE", "/orders/o-1/history")) == (405, "method-not-allowed")
     assert door.queries.asked == []
+
+
+def test_only_the_command_service_knows_which_commands_there_are(door: Door) -> None:
+    door.send("GET", "/orders/o-1/no-such-thing")
+    door.send("PUT", "/orders/o-1/place-order")
+
+    assert [scope["method"] for scope in door.commands.asked] == ["GET", "PUT"]
+
+
+@pytest.mark.parametrize("target", ["/%6frders/o-1", "/st%6Fck/tea"])
+def test_an_escaped_letter_is_the_letter(door: Door, target: str) -> None:
+    assert door.send("GET", target).headers["x-served-by"] == "queries"
 
 
 def test_a_service_that_is_down_is_a_bad_gateway() -> None:
