@@ -16,6 +16,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from command_service.aggregates import AGGREGATES
+from tidelog.errors import IdempotencyKeyReused
 from tidelog.http.command_api import CommandApi
 from tidelog.http.protocol import BoundedProtocol
 from tidelog.http.server import server_of, url_of
@@ -35,9 +36,12 @@ class MemoryOperations:
 
     def __init__(self) -> None:
         self.kept: dict[str, dict[str, Any]] = {}
+        self.hashes: dict[str, str] = {}
 
-    async def start(self, id: str, context: str) -> None:
+    async def start(self, id: str, context: str, command_hash: str) -> None:
         """Remember the operation as running."""
+        if self.hashes.setdefault(id, command_hash) != command_hash:
+            raise IdempotencyKeyReused
         self.kept.setdefault(id, {"id": id, "status": "running"})
 
     async def get(self, id: str) -> dict[str, Any] | None:

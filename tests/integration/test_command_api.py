@@ -156,6 +156,10 @@ def test_respond_async_is_answered_202_and_can_be_asked_about(server: CommandSer
     assert found.json() == {"id": answer.json()["id"], "status": "running"}
     again = server.place("a-7", Prefer="respond-async", Idempotency_Key="k7")
     assert again.headers["location"] == location
+    other = server.place(
+        "a-7", order_body(currency="CHF"), Prefer="respond-async", Idempotency_Key="k7"
+    )
+    problem(other, 422, "idempotency-key-reused")
     problem(server.client.get("/operations/unknown"), 404, "unknown")
 
 

@@ -279,7 +279,7 @@ class CommandApi:
         operation = envelope.command_id
         try:
             with self._command_patience.wait():
-                await operations.start(operation, route.context.name)
+                await operations.start(operation, route.context.name, envelope.command_hash)
                 await self._door.enqueue(route.context.name, envelope)
         except TimeoutError:
             raise Unavailable(

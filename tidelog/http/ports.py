@@ -26,8 +26,12 @@ class OperationStore(Protocol):
     Whoever decides the command records its outcome under the same id (the command id).
     """
 
-    async def start(self, id: str, context: str) -> None:
-        """Remember the operation as running. An outcome that is there already is kept."""
+    async def start(self, id: str, context: str, command_hash: str) -> None:
+        """Remember the operation as running. An outcome that is there already is kept.
+
+        Raises IdempotencyKeyReused where it runs, or is done, for a command of another hash. One
+        that was refused left nothing behind: another command may take its place.
+        """
         ...
 
     async def get(self, id: str) -> dict[str, Any] | None:

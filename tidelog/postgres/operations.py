@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from tidelog.engine.command import Envelope, Outcome
-from tidelog.errors import Unavailable
+from tidelog.errors import IdempotencyKeyReused, Unavailable
 from tidelog.kafka.command_inbox import TopicCommand
 
 POOL_MAX = 4
@@ -36,9 +36,11 @@ CREATE TABLE IF NOT EXISTS {schema}.operations (
     context text NOT NULL,
     status text NOT NULL CHECK (status IN ('running', 'done', 'refused')),
     document jsonb NOT NULL DEFAULT '{{}}',
+    command_hash text,
     started_at timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz
 );
+ALTER TABLE {schema}.operations ADD COLUMN IF NOT EXISTS command_hash text;
 CREATE INDEX IF NOT EXISTS operations_started_at ON {schema}.operations (started_at);
 CREATE TABLE IF NOT EXISTS {schema}.parked_commands (
     context text NOT NULL,
@@ -54,8 +56,14 @@ CREATE TABLE IF NOT EXISTS {schema}.parked_commands (
 """
 
 _START: LiteralString = """
-INSERT INTO {schema}.operations (id, context, status) VALUES (%s, %s, 'running')
-ON CONFLICT (id) DO NOTHING
+INSERT INTO {schema}.operations AS known (id, context, status, command_hash)
+VALUES (%s, %s, 'running', %s)
+ON CONFLICT (id) DO UPDATE SET
+    status = CASE WHEN known.status = 'refused' THEN 'running' ELSE known.status END,
+    document = CASE WHEN known.status = 'refused' THEN '{{}}' ELSE known.document END,
+    command_hash = CASE WHEN known.status = 'refused' THEN excluded.command_hash
+        ELSE coalesce(known.command_hash, excluded.command_hash) END
+RETURNING command_hash
 """
 
 _FINISH: LiteralString = """
@@ -105,13 +113,18 @@ class PostgresOperations:
         """Release the connections."""
         await self._pool.close()
 
-    async def start(self, operation_id: str, context: str) -> None:
-        """Note that the operation runs; one that is known already stays as it is."""
+    async def start(self, operation_id: str, context: str, command_hash: str) -> None:
+        """Note that the operation runs; one that is done stays so, one refused is decided again."""
 
-        async def work(connection: AsyncConnection[Any]) -> None:
-            await connection.execute(self._sql(_START), (operation_id, context))
+        async def work(connection: AsyncConnection[Any]) -> str:
+            values = (operation_id, context, command_hash)
+            cursor = await connection.execute(self._sql(_START), values)
+            row = await cursor.fetchone()
+            assert row is not None, "the statement returns the row in any case"
+            return str(row[0])
 
-        await self._transact(work)
+        if await self._transact(work) != command_hash:
+            raise IdempotencyKeyReused
 
     async def get(self, operation_id: str) -> dict[str, Any] | None:
         """The operation's document, for 24 hours after it began."""
