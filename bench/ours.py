@@ -86,7 +86,7 @@ class Host:
         await host.start()
 
         def serving() -> bool:
-            return len(host.owners) == spec.partitions and host.ready() and host.lease_holds()
+            return len(host.owners) == spec.partitions and not host.problems()
 
         async with asyncio.timeout(READY_TIMEOUT_S):
             while not serving():

@@ -122,19 +122,10 @@ def wire(settings: Settings) -> Service:
 
 
 def partitions_serve(host: CommandHost) -> Any:
-    """A readiness check: which owned partitions do not serve, and why."""
+    """A readiness check: whether every owned partition serves, and if not, why."""
 
     async def check() -> str | None:
-        if host.refused:
-            return "; ".join(str(error) for error in host.refused.values())
-        if not host.owners:
-            return "the group has not assigned any partition yet"
-        waiting = [
-            f"{context}:{partition} ({owner.writer.broken or owner.writer.phase.value})"
-            for (context, partition), owner in host.owners.items()
-            if not owner.writer.serving
-        ]
-        return f"not serving: {', '.join(sorted(waiting))}" if waiting else None
+        return "; ".join(sorted(host.problems())) or None
 
     return check
 

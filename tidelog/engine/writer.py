@@ -104,6 +104,8 @@ class PartitionWriter:
         if self.phase is not Phase.SERVING or not (sure or self._proven):
             return
         unsure: set[str] = set()
+        if self.state.unsaved() >= self._limits.unsaved_max:
+            return  # the checkpoint cannot be saved; what waits is bounded by the queue
         while self._waiting and self._may_gather():
             alone = self._waiting.alone
             request = self._waiting.take()
@@ -184,7 +186,7 @@ class PartitionWriter:
         try:
             self.replay.take(records, position)
         except LogError as error:
-            self._break(error)
+            self.break_off(error)
         else:
             self._serve_if_read()
 
@@ -280,7 +282,8 @@ class PartitionWriter:
         self._answers.extend((asked, found if sure else _unsure()) for asked, found in unproven)
         return set() if sure else {asked.envelope.key for asked, _ in unproven}
 
-    def _break(self, error: TidelogError) -> None:
+    def break_off(self, error: TidelogError) -> None:
+        """The log is not what it must be: stop for good, loudly, so that nothing is built on it."""
         self.broken = error
         self.stop(Unavailable(f"This partition is stopped: {error}"))
         self.phase = Phase.BROKEN

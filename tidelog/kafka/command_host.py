@@ -17,7 +17,7 @@ from tidelog.engine.batch import Request
 from tidelog.engine.command import Envelope, Outcome
 from tidelog.engine.ports import Limits, MessageCodec, StateStore, StoredRecord, Tools
 from tidelog.engine.writer import PartitionWriter
-from tidelog.errors import NotOwner, Unknown
+from tidelog.errors import ConfigurationError, NotOwner, TopicRecreated, Unknown
 from tidelog.ids import utc_now, uuid7
 from tidelog.kafka.command_inbox import CommandInbox, OutcomeStore
 from tidelog.kafka.command_sender import CommandSender
@@ -39,6 +39,7 @@ from tidelog.wire import CommandMetadata, command_headers, commands_topic, event
 DRAIN_S = 5.0
 RELEASE_S = 12.0
 ASIDE_THREADS = 2
+BEGIN_RETRY_S = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -125,20 +126,26 @@ class CommandHost:
         await asyncio.to_thread(self._sender.close, DRAIN_S)
         self._aside.shutdown(wait=False)
 
-    def ready(self) -> bool:
-        """Whether every assigned partition serves, and at least one is assigned."""
-        owners = self._owners.values()
-        return bool(owners) and not self._refused and all(owner.writer.serving for owner in owners)
+    def problems(self) -> list[str]:
+        """Why this process is not ready to take every command of its partitions; [] if it is."""
+        if not self._membership.alive:
+            return ["the thread of the group membership has ended: restart the process"]
+        if not self._inboxes:
+            return ["the group has not assigned any partition yet"]
+        waiting = [str(error) for error in self._refused.values()]
+        waiting += [
+            f"{context}:{partition}: {owner.writer.broken or owner.writer.phase.value}"
+            for (context, partition), owner in self._owners.items()
+            if not owner.writer.serving
+        ]
+        if not self._lease.holds():
+            waiting.append("the group has not confirmed this process lately")
+        return waiting
 
     @property
     def owners(self) -> Mapping[tuple[str, int], PartitionOwner]:
         """The owned partitions by (context, partition)."""
         return self._owners
-
-    @property
-    def refused(self) -> Mapping[tuple[str, int], Exception]:
-        """Assigned partitions that could not be begun, and why."""
-        return self._refused
 
     @property
     def inboxes(self) -> Mapping[tuple[str, int], CommandInbox]:
@@ -162,17 +169,11 @@ class CommandHost:
         if self._draining:
             raise NotOwner("This instance is stopping. Send it again, same key.")
         place = (context, self.partition_of(context, envelope.key))
-        owner = self._owners.get(place)
-        if owner is None:
-            raise NotOwner("No partition for this key is owned here yet. Try again.")
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        owner.submit(
-            Request(
-                envelope=envelope,
-                reply=partial(_reply, future),
-                is_abandoned=future.cancelled,
-            )
+        request = Request(
+            envelope=envelope, reply=partial(_reply, future), is_abandoned=future.cancelled
         )
+        self._submit_to(place, request)
         return future
 
     def enqueue(self, context: str, envelope: Envelope) -> asyncio.Future[None]:
@@ -201,17 +202,51 @@ class CommandHost:
 
     async def _assigned(self, places: Sequence[Place]) -> None:
         for topic, partition in places:
-            context = self._contexts[topic]
-            try:
-                self._begin(context, partition, topic)
-            except Exception as error:  # one partition that cannot be served stops no other
-                self._refused[(context, partition)] = error
-                log.error("host.refused", partition=f"{context}-{partition}", error=str(error))
+            key = (self._contexts[topic], partition)
+            self._inboxes[key] = self._inbox(key, topic)
+            self._begin_or_retry(key)
 
-    def _begin(self, context: str, partition: int, commands: str) -> None:
+    def _inbox(self, key: tuple[str, int], commands: str) -> CommandInbox:
+        """It is there before the owner is, and keeps what comes meanwhile."""
+        context, partition = key
+        place = (commands, partition)
+        return CommandInbox(
+            context=self._aggregates[context].context,
+            partition=partition,
+            codec=self._parts.codec,
+            submit=partial(self._submit_to, key),
+            outcomes=self._parts.outcomes,
+            processed=partial(self._membership.processed, place),
+            flow=partial(self._membership.flow, place),
+        )
+
+    def _submit_to(self, key: tuple[str, int], request: Request) -> None:
+        owner = self._owners.get(key)
+        if owner is None:
+            raise NotOwner("No partition for this key is owned here yet. Try again.")
+        owner.submit(request)
+
+    def _begin_or_retry(self, key: tuple[str, int]) -> None:
+        """Open the partition's owner; one that cannot be opened yet stops no other, and is retried.
+
+        Its files may still be held for a moment by the owner before, in this very process.
+        """
+        if key not in self._inboxes or key in self._owners:
+            return
+        try:
+            self._begin(*key)
+            self._refused.pop(key, None)
+        except Exception as error:
+            self._refused[key] = error
+            log.error("host.refused", partition=f"{key[0]}-{key[1]}", error=str(error))
+            if not isinstance(error, TopicRecreated | ConfigurationError):
+                self._loop.call_later(BEGIN_RETRY_S, self._begin_or_retry, key)
+
+    def _begin(self, context: str, partition: int) -> None:
         aggregate = self._aggregates[context]
         topic = events_topic(context, self._settings.topic_prefix)
-        store = self._parts.open_store(aggregate, partition, self._topic_ids[topic])
+        topic_id = self._topic_ids[topic]
+        store = self._parts.open_store(aggregate, partition, topic_id)
         writer = PartitionWriter(
             context=context,
             partition=partition,
@@ -225,21 +260,13 @@ class CommandHost:
             bootstrap_servers=self._settings.kafka_bootstrap_servers,
             topic=topic,
             partition=partition,
+            topic_id=topic_id,
             transaction_timeout_ms=self._settings.transaction_timeout_ms,
         )
         owner = PartitionOwner(
             writer, partition_log, self._lease, self._loop, store.close, self._aside.submit
         )
         self._owners[(context, partition)] = owner
-        self._inboxes[(context, partition)] = CommandInbox(
-            context=aggregate.context,
-            partition=partition,
-            codec=self._parts.codec,
-            submit=owner.submit,
-            outcomes=self._parts.outcomes,
-            processed=partial(self._membership.processed, (commands, partition)),
-            flow=partial(self._membership.flow, (commands, partition)),
-        )
         owner.start()
 
     async def _released(self, places: Sequence[Place]) -> None:
@@ -272,7 +299,7 @@ class CommandHost:
 
     def _places(self) -> list[Place]:
         prefix = self._settings.topic_prefix
-        return [(commands_topic(context, prefix), number) for context, number in self._owners]
+        return [(commands_topic(context, prefix), number) for context, number in self._inboxes]
 
     def _prepare_topics(self) -> None:
         prefix = self._settings.topic_prefix

@@ -30,13 +30,14 @@ from tidelog.engine.actions import (
 )
 from tidelog.engine.batch import Request
 from tidelog.engine.writer import PartitionWriter
-from tidelog.errors import TidelogError, Unavailable
+from tidelog.errors import LogError, TidelogError, Unavailable
 from tidelog.kafka.lease import Lease
 from tidelog.kafka.partition_log import PartitionLog
 
 BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 5.0
 PROOF_POLL_S = 0.05
+CHECKPOINT_RETRY_S = 1.0
 
 COMMIT_SECONDS = Histogram(
     "tidelog_commit_seconds",
@@ -91,12 +92,14 @@ class PartitionOwner:
         self._jobs: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name=f"owner-{self._name}", daemon=True)
         self._scheduled = False
+        self._later: asyncio.TimerHandle | None = None
         self._checkpoint_due = False
         self._append_failed = False
         self._in_worker = False
         self._failed_at = 0.0
         self._resumption: asyncio.Task[None] | None = None
-        self._closed = asyncio.Event()
+        self._released = asyncio.Event()  # the worker has let go of Kafka
+        self._closed = False
         self._commit_seconds = COMMIT_SECONDS.labels(writer.context)
         self._commit_events = COMMIT_EVENTS.labels(writer.context)
         self._commit_began = 0.0
@@ -130,9 +133,10 @@ class PartitionOwner:
         if self._resumption is not None:
             self._resumption.cancel()
         self._jobs.put(None)
-        await self._closed.wait()
+        await self._released.wait()
         if self._checkpoint_due:
             self._checkpoint()
+        self._closed = True
         self._close_store()
 
     # --- on the loop --------------------------------------------------------------------------
@@ -148,9 +152,14 @@ class PartitionOwner:
             self.writer.decide(self._lease.holds())
         self._drive()
         self._deliver()
-        if self.writer.serving and self.writer.queued and not self._in_worker:
+        waits = self.writer.serving and self.writer.queued and not self._in_worker
+        if waits and self._later is None:
             # Nothing is under way that would pump again: the writer waits for the lease.
-            self._loop.call_later(PROOF_POLL_S, self._schedule)
+            self._later = self._loop.call_later(PROOF_POLL_S, self._schedule_again)
+
+    def _schedule_again(self) -> None:
+        self._later = None
+        self._schedule()
 
     def _drive(self) -> None:
         """Carry out actions until one takes time."""
@@ -168,7 +177,7 @@ class PartitionOwner:
     def _append(self, action: Append) -> None:
         try:
             self._log.append(action)
-        except TidelogError as error:
+        except Exception as error:  # whatever it is, the log is read again from where it is sure
             self._append_failed = True
             log.warning("owner.append_failed", partition=self._name, error=str(error))
             if not self._in_worker:
@@ -182,14 +191,19 @@ class PartitionOwner:
 
     def _deliver(self) -> None:
         for request, outcome in self.writer.take_answers():
-            request.reply(outcome)
+            try:
+                request.reply(outcome)
+            except Exception as error:  # one waiter's fault takes no answer from the others
+                log.exception("owner.reply_failed", partition=self._name, error=str(error))
 
     def _done(self, action: Action, result: Any, error: BaseException | None) -> None:
         """The worker has finished an action."""
         self._in_worker = False
         if self.writer.phase is Phase.STOPPED:
             return
-        if error is not None:
+        if isinstance(error, LogError):
+            self.writer.break_off(error)
+        elif error is not None:
             log.warning(
                 "owner.failed",
                 partition=self._name,
@@ -268,26 +282,26 @@ class PartitionOwner:
         if not self._checkpoint_due:
             return
         self._checkpoint_due = False
+        if self._closed:
+            return
         try:
             self.writer.state.checkpoint()
+            if self.writer.queued:
+                self._schedule()  # they may have waited for room
         except Exception as error:  # kept in memory, within a bound; the log has it all
             self.checkpoint_failures += 1
             log.error("owner.checkpoint_failed", partition=self._name, error=str(error))
+            self._loop.call_later(CHECKPOINT_RETRY_S, self._checkpoint_later)
 
     # --- in the worker thread -----------------------------------------------------------------
 
     def _work(self) -> None:
         while (action := self._jobs.get()) is not None:
-            result, failure = None, None
-            try:
-                result = self._log.perform(action, self._tell_delivered)
-            except Exception as error:  # reported to the loop, which begins the takeover again
-                failure = error
-            self._loop.call_soon_threadsafe(self._done, action, result, failure)
+            self._perform(action)
         try:
             self._log.close()
         finally:
-            self._loop.call_soon_threadsafe(self._closed.set)
+            self._loop.call_soon_threadsafe(self._released.set)
 
     def _perform(self, action: Action) -> None:
         result, failure = None, None

@@ -17,8 +17,9 @@ from tidelog.engine.actions import (
     Reset,
     Slot,
 )
+from tidelog.errors import TopicRecreated
 from tidelog.kafka.replay import PartitionReplay
-from tidelog.kafka.topics import admin_client, high_watermark
+from tidelog.kafka.topics import admin_client, high_watermark, topic_ids
 from tidelog.kafka.transactions import TransactionalPair
 
 FIND_END_TIMEOUT_S = 10.0
@@ -34,12 +35,14 @@ class PartitionLog:
         bootstrap_servers: str,
         topic: str,
         partition: int,
+        topic_id: str,
         transaction_timeout_ms: int,
     ) -> None:
         self._admin = admin
         self._bootstrap_servers = bootstrap_servers
         self._topic = topic
         self._partition = partition
+        self._topic_id = topic_id
         self._replay: PartitionReplay | None = None
         self._end = 0
         self._pair = TransactionalPair(
@@ -86,14 +89,25 @@ class PartitionLog:
 
     def _find_end(self) -> int:
         try:
+            self._check_topic()
             self._end = high_watermark(
                 self._admin, self._topic, self._partition, FIND_END_TIMEOUT_S
             )
+        except TopicRecreated:
+            raise
         except Exception:
             # An admin client that has lost its broker may not look for it again for minutes.
             self._admin = admin_client(self._bootstrap_servers)
             raise
         return self._end
+
+    def _check_topic(self) -> None:
+        found = topic_ids(self._admin, [self._topic]).get(self._topic)
+        if found is not None and found != self._topic_id:
+            raise TopicRecreated(
+                f"{self._topic} was deleted and made anew while it was served. Restore it, or "
+                "restart the service and follow what it says."
+            )
 
     def _read(self, offset: int) -> Any:
         if self._replay is None:

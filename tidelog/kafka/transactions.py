@@ -84,8 +84,9 @@ class TransactionalPair:
             # The commit flushes; until then records gather, so that a transaction is one request.
             "linger.ms": 100,
             "batch.num.messages": 100_000,
-            "batch.size": 8 * 1024 * 1024,
-            "message.max.bytes": 8 * 1024 * 1024,
+            # What the broker takes in one record batch; more is split into several.
+            "batch.size": 1_000_000,
+            "message.max.bytes": 1_048_588,
             "queue.buffering.max.messages": 100_000,
             "retry.backoff.ms": 5,
             "reconnect.backoff.ms": 50,
@@ -161,8 +162,10 @@ class _Handle:
             raise Uncertain(f"commit_transaction: {error.args[0].str()}") from error
         if self._trouble is not None:
             raise Uncertain(f"while the transaction was open: {self._trouble}")
-        self._begun = False
-        return self._first, self._last
+        with self._lock:  # whoever begins the next transaction forgets the offsets of this one
+            landed = self._first, self._last
+            self._begun = False
+        return landed
 
     def destroy(self) -> None:
         """Drop what is queued; nothing is aborted here: the next owner's fence does that."""

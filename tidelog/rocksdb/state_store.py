@@ -138,7 +138,10 @@ class RocksStateStore:
                 return
             key = iterator.key()
             batch.delete(key)
-            batch.delete(b"s" + key[len(limit) :])
+            command_id = key[len(limit) :]
+            seen = self.seen(command_id.decode())
+            if seen is not None and seen.recorded_at < before:  # else the id has come back since
+                batch.delete(b"s" + command_id)
             iterator.next()
 
 
