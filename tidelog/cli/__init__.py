@@ -5,6 +5,7 @@ A further command is a further file and one line in COMMANDS (or GROUPS, for `pr
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ import typer
 from tidelog.cli.docs import docs_app
 from tidelog.cli.doctor import doctor
 from tidelog.cli.events import events
-from tidelog.cli.output import FAILURE, UNREACHABLE, USAGE, say
+from tidelog.cli.output import FAILURE, UNREACHABLE, USAGE, Dev, say
 from tidelog.cli.run import run
 from tidelog.cli.schema import schema_app
 from tidelog.cli.topics import topics
@@ -32,11 +33,18 @@ def _app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    app.callback()(everywhere)
     for command in COMMANDS:
         app.command()(command)
     for name, group in GROUPS.items():
         app.add_typer(group, name=name)
     return app
+
+
+def everywhere(dev: Dev = None) -> None:
+    """Event-sourced CQRS on Apache Kafka."""
+    if dev is not None:
+        os.environ["TIDELOG_DEV"] = str(dev)
 
 
 def main() -> None:
