@@ -79,3 +79,16 @@ def test_a_cleared_store_is_empty_and_can_be_written_again(store: StateStore) ->
     assert (store.anchor(), store.entry("a"), store.seen("id")) == (Anchor(), None, None)
     store.write(Checkpoint({"a": _entry(2)}, {}, Anchor(2, 2, "m-2"), ""))
     assert store.entry("a") == _entry(2)
+
+
+def test_a_command_id_that_came_back_after_its_window_is_not_forgotten_with_its_old_answer(
+    store: StateStore,
+) -> None:
+    # given an id whose first answer is past the window, and that has a new one
+    store.write(Checkpoint({}, {"id": _seen(1)}, Anchor(1, 1, "m-1"), ""))
+    store.write(Checkpoint({}, {"id": _seen(30)}, Anchor(2, 2, "m-2"), ""))
+    # when what was recorded before minute 10 is forgotten
+    horizon = "2026-01-31T12:10:00.000000Z"
+    store.write(Checkpoint({}, {}, Anchor(3, 3, "m-3"), horizon))
+    # then the new answer stands
+    assert store.seen("id") == _seen(30)

@@ -47,6 +47,9 @@ from tidelog.engine.waiting import WaitingCommands
 from tidelog.errors import LogError, NotOwner, TidelogError, Unavailable
 
 
+UNKNOWN = "The outcome is not known yet. Send it again with the same key."
+
+
 class PartitionWriter:
     """The writer of one partition. Not thread-safe: one driver calls it."""
 
@@ -222,8 +225,7 @@ class PartitionWriter:
         self._open = self._committing = None
         self._begun = self._proven = False
         self._slot = Slot.A
-        error = Unavailable("The outcome is not known yet. Send it again with the same key.")
-        self._answers.extend((request, Refused(error)) for request in tired)
+        self._answers.extend((request, Refused(Unavailable(UNKNOWN))) for request in tired)
 
     def resumed(self) -> None:
         """A Reset is done, and the group has said since that this process is the assignee."""

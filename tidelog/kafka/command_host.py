@@ -94,8 +94,6 @@ class CommandHost:
         self._draining = False
         self._aside = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
 
-    # --- life ---------------------------------------------------------------------------------
-
     async def start(self) -> None:
         """Make the topics, join the group; takeovers follow when partitions are assigned."""
         self._loop = asyncio.get_running_loop()
@@ -156,8 +154,6 @@ class CommandHost:
         """Whether the group has confirmed this process lately."""
         return self._lease.holds()
 
-    # --- the door -----------------------------------------------------------------------------
-
     def partition_of(self, context: str, key: str) -> int:
         """The partition of the key; Unknown if the context is not hosted here."""
         if context not in self._aggregates:
@@ -197,8 +193,6 @@ class CommandHost:
             self._parts.codec.encode(envelope.command),
             command_headers(metadata, f"/{context}"),
         )
-
-    # --- what the group says --------------------------------------------------------------------
 
     async def _assigned(self, places: Sequence[Place]) -> None:
         for topic, partition in places:
@@ -310,8 +304,6 @@ class CommandHost:
         settings = self._settings
         ensure_topics(self._admin, topics, settings.partitions, settings.replication_factor)
         self._topic_ids = topic_ids(self._admin, topics)
-
-    # --- from the group's thread to the loop ------------------------------------------------------
 
     def _on_loop(self, coroutine: Any) -> Any:
         def call(*args: Any) -> None:

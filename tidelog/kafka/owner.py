@@ -139,8 +139,6 @@ class PartitionOwner:
         self._closed = True
         self._close_store()
 
-    # --- on the loop --------------------------------------------------------------------------
-
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
@@ -292,8 +290,6 @@ class PartitionOwner:
             self.checkpoint_failures += 1
             log.error("owner.checkpoint_failed", partition=self._name, error=str(error))
             self._loop.call_later(CHECKPOINT_RETRY_S, self._checkpoint_later)
-
-    # --- in the worker thread -----------------------------------------------------------------
 
     def _work(self) -> None:
         while (action := self._jobs.get()) is not None:
