@@ -46,7 +46,6 @@ from tidelog.engine.replay import Replay
 from tidelog.engine.waiting import WaitingCommands
 from tidelog.errors import LogError, NotOwner, TidelogError, Unavailable
 
-
 UNKNOWN = "The outcome is not known yet. Send it again with the same key."
 
 
