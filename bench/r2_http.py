@@ -19,7 +19,6 @@ from bench.stack import Stack, service_environment
 from bench.workers import SideSpec
 
 CLIENTS = 64
-PARTITIONS = 4
 ONE_CLIENT_SHARE = 0.5
 """The one client runs for half as long: it needs time, not cores."""
 
@@ -31,26 +30,27 @@ PLAIN_COMMAND = (
 OUR_COMMAND = (sys.executable, "-m", "command_service")
 
 
-def measures(stack: Stack, _partitions: Sequence[int]) -> list[Measure]:
-    """One measure: both servers under 64 clients, and under one."""
+def measures(stack: Stack, partitions: Sequence[int]) -> list[Measure]:
+    """One measure per partition count: both servers under 64 clients, and under one."""
     return [
         Measure(
-            title=f"R2 commands over HTTP, {CLIENTS} clients ({PARTITIONS} partitions)",
-            partitions=PARTITIONS,
+            title=f"R2 commands over HTTP, {CLIENTS} clients, partitions: {count}",
+            partitions=count,
             sides=[
-                SideSpec(label=OURS, make=our_server, arguments=(stack,)),
+                SideSpec(label=OURS, make=our_server, arguments=(stack, count)),
                 SideSpec(label=PLAIN, make=plain_server, arguments=(stack,)),
             ],
             ratios=[Ratio(name="R2", ours=OURS, peers=(PLAIN,), floor=0.6, goal=0.9)],
             note="CPU is the server's; `load µs` is the generator's, per command. "
             "`1 client` figures come from a second phase of each round.",
         )
+        for count in partitions
     ]
 
 
-def our_server(stack: Stack) -> HttpSide:
+def our_server(stack: Stack, partitions: int) -> HttpSide:
     """The real service, as its own process."""
-    environment = service_environment(stack, prefix="r2.", partitions=PARTITIONS)
+    environment = service_environment(stack, prefix=f"r2p{partitions}.", partitions=partitions)
     return HttpSide(stack, OUR_COMMAND, environment, "TIDELOG_HTTP_PORT")
 
 

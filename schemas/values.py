@@ -35,11 +35,11 @@ UnitPrice = Annotated[int, Meta(ge=0, le=10**12)]
 Amount = Annotated[int, Meta(ge=0, le=TOTAL_MAX)]
 """An amount of money in minor units: 0 to 2^53 - 1."""
 
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_ONE_LINE)]
-"""One line of 1 to 200 characters, at least one of them visible, no control characters."""
+Name = Annotated[str, Meta(min_length=1, max_length=1000, pattern=_ONE_LINE)]
+"""One line of 1 to 1,000 characters, at least one of them visible, no control characters."""
 
-PostalCode = Annotated[str, Meta(min_length=1, max_length=32, pattern=_ONE_LINE)]
-"""A postal code as the country writes it: one line of 1 to 32 characters."""
+PostalCode = Annotated[str, Meta(min_length=1, max_length=1000, pattern=_ONE_LINE)]
+"""A postal code as the country writes it: one line, as long as any text may be."""
 
 Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}(?![\s\S])")]
 """A country in the form of ISO 3166-1 alpha-2: two capital letters."""
