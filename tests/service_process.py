@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,11 +47,14 @@ class ServiceProcess:
     def start(self) -> None:
         """Start the process; `wait_ready` tells when it serves."""
         variables = {f"TIDELOG_{name.upper()}": str(value) for name, value in self.settings.items()}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith("TIDELOG_")
+        }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.module],
                 cwd=ROOT,
-                env={**os.environ, **variables, "TIDELOG_HTTP_PORT": str(self.port)},
+                env={**inherited, **variables, "TIDELOG_HTTP_PORT": str(self.port)},
                 stdout=log,
                 stderr=log,
             )
@@ -59,15 +62,27 @@ class ServiceProcess:
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until /readyz says 200; a process that dies or stays away fails with its log."""
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            assert self.process is not None and self.process.poll() is None, self.tail()
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
+        while not self.ready():
+            assert time.monotonic() < deadline, f"not ready after {timeout_s} s\n{self.tail()}"
             time.sleep(0.05)
-        raise AssertionError(f"{self.module} is not ready after {timeout_s} s\n{self.tail()}")
+
+    def get(self, path: str) -> httpx.Response | None:
+        """The answer, or None where nobody listens yet; a process that has died fails."""
+        try:
+            return httpx.get(self.url + path, timeout=2, trust_env=False)
+        except httpx.TransportError:
+            assert self.process is not None and self.process.poll() is None, self.tail()
+            return None
+
+    def ready(self) -> bool:
+        """Whether /readyz says so."""
+        answer = self.get("/readyz")
+        return answer is not None and answer.status_code == 200
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return None if self.process is None else self.process.poll()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -96,6 +111,24 @@ class ServiceProcess:
     def tail(self, lines: int = 40) -> str:
         """The end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@contextmanager
+def service(
+    module: str, folder: Path, settings: Mapping[str, str], *, wait_until_ready: bool = True
+) -> Iterator[ServiceProcess]:
+    """One process with these settings, told to stop at the end; it must end well."""
+    process = ServiceProcess(module, dict(settings), folder / f"{module}.log")
+    process.start()
+    try:
+        if wait_until_ready:
+            process.wait_ready()
+        yield process
+        if process.exit_code is None:
+            assert process.stop() == 0, process.tail()
+    finally:
+        if process.exit_code is None:
+            process.kill()
 
 
 @contextmanager

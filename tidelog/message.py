@@ -100,10 +100,6 @@ class Context:
         """The event types in the order of their union."""
         return tuple(union_members(self.events, Event))
 
-    def has_event(self, event: type[Event]) -> bool:
-        """Whether the event type is one of this context's."""
-        return event in self.event_types
-
     @property
     def source(self) -> str:
         """The CloudEvents source of its events: `/orders`."""

@@ -17,7 +17,7 @@ from schemas import INVENTORY, ORDERS
 from schemas.inventory import StockReceived, StockReserved, StockSold
 from tests.fixtures.servers import Database
 from tests.log_writer import LogWriter, read_log, until
-from tests.services import Running, service
+from tests.service_process import ServiceProcess, service
 from tidelog import Event
 from tidelog.codec import Codec
 from tidelog.engine.folding import EventReader, Folder, Partition, StoredRow
@@ -104,7 +104,7 @@ def moves(chosen: random.Random, count: int) -> list[Event]:
     return events
 
 
-def metric(running: Running, line: str) -> float | None:
+def metric(running: ServiceProcess, line: str) -> float | None:
     """A sample of /metrics, by the beginning of its line."""
     answer = running.get("/metrics")
     assert answer is not None
@@ -157,7 +157,7 @@ def test_it_tells_its_lag_its_work_and_that_it_is_well(shop: Shop, tmp_path: Pat
         lag = 'tidelog_projection_lag_events{context="inventory",partition="0",'
         until(lambda: metric(running, lag + 'projection="stock_level"}') == 0, "there is no lag")
 
-    assert running.process.returncode == 0
+    assert running.exit_code == 0
     assert shop.rows() == shop.folded()[0]
 
 
