@@ -5,13 +5,23 @@ default, never rename or remove one.
 """
 
 from schemas.inventory import INVENTORY, ReceiveStock
+from schemas.notifications import NOTIFICATIONS
+from schemas.operations import OPERATIONS
 from schemas.orders import ORDERS, CancelOrder, PlaceOrder
 from schemas.payments import PAYMENTS
 from schemas.returns import RETURNS, RequestReturn
 from schemas.shipping import SHIPPING
 from tidelog.message import Command, Context
 
-CONTEXTS: tuple[Context, ...] = (ORDERS, INVENTORY, PAYMENTS, SHIPPING, RETURNS)
+CONTEXTS: tuple[Context, ...] = (
+    ORDERS,
+    INVENTORY,
+    PAYMENTS,
+    SHIPPING,
+    RETURNS,
+    NOTIFICATIONS,
+    OPERATIONS,
+)
 """Every context, in the order in which the documentation lists them."""
 
 PUBLIC_COMMANDS: tuple[type[Command], ...] = (
@@ -25,6 +35,8 @@ PUBLIC_COMMANDS: tuple[type[Command], ...] = (
 __all__ = [
     "CONTEXTS",
     "INVENTORY",
+    "NOTIFICATIONS",
+    "OPERATIONS",
     "ORDERS",
     "PAYMENTS",
     "PUBLIC_COMMANDS",

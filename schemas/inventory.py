@@ -51,6 +51,15 @@ class ReturnStock(Command):
     return_id: Id | None = None
 
 
+class WithdrawReturn(Command):
+    """Take the pieces of a return off the shelf again: the return failed after they were back."""
+
+    sku: Id
+    order_id: Id
+    quantity: Quantity
+    return_id: Id
+
+
 class StockReceived(Event):
     """Pieces were put on the shelf."""
 
@@ -84,11 +93,15 @@ class StockReleased(Event):
 
 
 class StockSold(Event):
-    """Reserved pieces left the shelf: on hand and reserved both fall."""
+    """Reserved pieces left the shelf: on hand and reserved both fall.
+
+    A return that is named was undone: its pieces are sold to the order again.
+    """
 
     sku: Id
     order_id: Id
     quantity: Quantity
+    return_id: Id | None = None
 
 
 class StockReturned(Event):
@@ -100,7 +113,9 @@ class StockReturned(Event):
     return_id: Id | None
 
 
-InventoryCommand = ReceiveStock | ReserveStock | ReleaseStock | SellStock | ReturnStock
+InventoryCommand = (
+    ReceiveStock | ReserveStock | ReleaseStock | SellStock | ReturnStock | WithdrawReturn
+)
 InventoryEvent = (
     StockReceived
     | StockReserved
