@@ -18,6 +18,7 @@ from tidelog.message import (
 )
 from tidelog.position import Position
 from tidelog.projection import Projection
+from tidelog.saga import Deadline, Saga, Step, on, undo
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "Aggregate",
     "Command",
     "Context",
+    "Deadline",
     "Event",
     "Id",
     "Message",
@@ -32,8 +34,12 @@ __all__ = [
     "Projection",
     "Rejected",
     "Row",
+    "Saga",
     "State",
+    "Step",
     "Text",
     "TidelogError",
+    "on",
     "replace",
+    "undo",
 ]

@@ -18,10 +18,10 @@ import fastavro
 import msgspec
 
 from tidelog.avro import KEPT, Schema, avro_schema
-from tidelog.avro_reader import reader_of
+from tidelog.avro_reader import message_reader_of, reader_of
 from tidelog.avro_writer import Write, writer_of
 from tidelog.errors import CodecError, DefinitionError
-from tidelog.message import Context, Message
+from tidelog.message import Context, Event, Message
 from tidelog.registry.canonical import canonical
 from tidelog.registry.lints import checked
 from tidelog.registry.model import (
@@ -63,6 +63,8 @@ class _Reader(NamedTuple):
     read: Callable[[bytes, int], Any]
     resolve: Callable[[bytes], Any] | None
     """Reads again into today's schema; None where today's schema wrote the bytes."""
+    build: Callable[[Any], Any] | None
+    """Makes the message from the record; None where what was read is the message."""
 
 
 class Codec:
@@ -139,7 +141,7 @@ class Codec:
             record = reader.read(value, _PREFIX_BYTES)
             if reader.resolve is not None:
                 record = reader.resolve(value[_PREFIX_BYTES:])
-            return reader.full_name, msgspec.convert(record, reader.message, builtin_types=KEPT)
+            return reader.full_name, record if reader.build is None else reader.build(record)
         except CodecError as error:
             raise CodecError(f"{reader.message.__name__}: {error}") from None
         # fastavro's resolution and a message's own checks may raise anything.
@@ -184,7 +186,20 @@ class Codec:
             return f"schema {schema_id} is of no message of these contexts"
         today = self._schemas[message]
         resolve = None if _shape(node) == _shape(checked(today)) else _resolver(node, today)
-        return _Reader(node.name, message, reader_of(node), resolve)
+        if resolve is None and issubclass(message, Event):
+            read = message_reader_of(node, message)
+            if read is not None:
+                return _Reader(node.name, message, read, None, None)
+        return _Reader(node.name, message, reader_of(node), resolve, _checking(message))
+
+
+def _checking(message: type[Message]) -> Callable[[Any], Any]:
+    """Makes the message from a record, and refuses what does not fit its type exactly."""
+
+    def build_checked(record: Any) -> Any:
+        return msgspec.convert(record, message, builtin_types=KEPT)
+
+    return build_checked
 
 
 def _homes(contexts: Iterable[Context], topic_prefix: str) -> dict[type[Message], _Home]:

@@ -13,12 +13,15 @@ TidelogError                      status  retry   when
 │   └── NotYetVisible                503    yes   the read model has not reached the token
 ├── Blocked                          409     no   the key waits behind a parked event
 ├── CommandFault                     500     no   a command could not be decided: a fault of ours
+├── ProjectionFault                  500     no   an event could not be written to a read model
 ├── CodecError                       500     no   bytes or a value that do not fit their schema
 ├── LogError                         500     no   the log is not what it must be
 │   ├── LogHole                      500     no   events are missing from a partition
 │   ├── LogFork                      500     no   two writers wrote the same sequence
 │   └── TopicRecreated               500     no   the topic is not the one that was read before
 ├── DefinitionError                  500     no   an aggregate, projection or message is ill defined
+│   └── DefinitionChanged            500     no   a projection is not the one that folded the rows
+├── GenerationGone                   500     no   a generation of a read model was dropped
 └── ConfigurationError               500     no   a setting is unknown, malformed or impossible
 """
 
@@ -138,6 +141,10 @@ class CommandFault(TidelogError):
     """A command could not be decided: a fault of ours, not of the caller."""
 
 
+class ProjectionFault(TidelogError):
+    """An event could not be written to a read model: a fault of ours."""
+
+
 class CodecError(TidelogError):
     """Bytes or a value that do not fit their schema."""
 
@@ -160,6 +167,14 @@ class TopicRecreated(LogError):
 
 class DefinitionError(TidelogError):
     """An aggregate, projection or message is ill defined."""
+
+
+class DefinitionChanged(DefinitionError):
+    """A projection changed under the same version: its rows may not be what it makes of the log."""
+
+
+class GenerationGone(TidelogError):
+    """The generation of a read model was dropped while it was in use."""
 
 
 class ConfigurationError(TidelogError):

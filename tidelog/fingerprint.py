@@ -6,9 +6,11 @@ Checkpoints and read models carry it, so that none is used with a definition tha
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from tidelog.aggregate import Aggregate
@@ -32,8 +34,13 @@ def _fields(message: type[Any]) -> str:
 
 def _code(function: Callable[..., Any]) -> str:
     """The module that holds the function, as its syntax tree without docstrings."""
-    module = inspect.getmodule(function)
-    tree = ast.parse(inspect.getsource(module) if module else inspect.getsource(function))
+    return _code_of(inspect.getmodule(function) or function)
+
+
+@functools.cache
+def _code_of(source: ModuleType | Callable[..., Any]) -> str:
+    """Read once: every partition that is taken over asks for it."""
+    tree = ast.parse(inspect.getsource(source))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):

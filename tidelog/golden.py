@@ -29,7 +29,10 @@ SCHEMA_ID: Final = 1
 """The id in every golden value; each file brings its own schema."""
 
 # Texts for patterns, the most telling first. What none of them fits needs a file by hand.
-_TEXTS: Final = ("sample-1", "EUR", "IT", "2026-01-02", "A", "1", "a@example.org", "+391234567")
+_TEXTS: Final = (
+    *("sample-1", "EUR", "IT", "2026-01-02", "A", "1", "a@example.org", "+391234567"),
+    "orders:3:1042",
+)
 
 # For what has one type and no bounds.
 _VALUES: Final[Mapping[type[types.Type], Any]] = {

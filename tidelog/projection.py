@@ -24,7 +24,8 @@ class Projection(Generic[R, E]):
 
     `key` names the field of the row type that identifies a row (the primary key); it is also the
     field of an event that says which row the event touches. Where one event touches several rows,
-    or the key is computed, `keys` returns them.
+    or the key is computed, `keys` returns them; `initial` then gives the row of a key before its
+    first event, so that `evolve` knows which of the rows it has in hand.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Projection(Generic[R, E]):
     key: str
     evolve: Callable[[R | None, E], R | None]
     keys: Callable[[E], Sequence[str]] | None = None
+    initial: Callable[[str], R] | None = None
     indexes: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:

@@ -1,296 +1,236 @@
-"""A projector: one projection fed live from the log, on one thread, until it is told to stop.
+"""The projectors of a process: every live generation of its read models is fed, each on a thread.
 
-Batches adapt by themselves: an idle log hands over one event at once, a log that is behind hands
-over as many as a batch may hold. Faults of the world are retried for ever, with a pause that grows
-to a bound; faults of the log or of the fold stop their partition and are shown.
+Which generations there are is looked up every second: a rebuild adds one, `drop-old` takes one
+away, and neither needs a restart. A read model of which only other versions are registered is not
+filled here: that is what a rebuild is for.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from zlib import crc32
 
-from tidelog.engine.folding import Partition
+from tidelog.definitions import AnyProjection
+from tidelog.engine.folding import Decisions
 from tidelog.engine.ports import MessageCodec
-from tidelog.engine.projecting import (
-    ProjectionLoop,
-    ProjectionStore,
-    Report,
-    TopicInfo,
-)
-from tidelog.errors import TidelogError, TopicRecreated
-from tidelog.kafka.reader import Assignment, BatchReader, Polled
+from tidelog.engine.projection_store import ProjectionStore
+from tidelog.errors import TidelogError, Unavailable
+from tidelog.feeder import Feeder
+from tidelog.kafka.reader import existing_topics, read_topics
+from tidelog.kafka.topics import admin_client
+from tidelog.lanes import LaneOptions, LiveLane
 from tidelog.logging import get_logger
-from tidelog.projection import Projection
-from tidelog.projection_metrics import ProjectionMetrics
+from tidelog.message import Context
+from tidelog.postgres.catalogue import Catalogue
+from tidelog.postgres.generations import Registered
+from tidelog.postgres.projection_store import PostgresProjectionStore
+from tidelog.postgres.sql_projection import SqlProjection
+from tidelog.postgres.sql_store import SqlProjectionStore
+from tidelog.postgres.tables import Generation
+from tidelog.settings import Settings
 
-POLL_S = 0.2
-PAUSE_S_MIN = 0.05
-PAUSE_S_MAX = 5.0
-TOPIC_CHECK_S = 15.0
+LOOK_S = 1.0
+STOP_TIMEOUT_S = 10.0
+FIRST_GENERATION = 1
 
 log = get_logger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectorOptions:
-    """Where a projector reads and how much it takes at once."""
-
-    bootstrap_servers: str
-    topic_prefix: str
-    instance: str
-    session_timeout_ms: int
-    batch_events_max: int
+DecisionsFor = Callable[[str, int], Decisions]
+"""A projection's decisions, by its name and version: a mapping that may grow."""
 
 
-class Projector:
-    """Runs one projection. `run` is a thread's target; everything else may be called from others.
+def no_decisions(_name: str, _version: int) -> Decisions:
+    """Nobody has decided anything."""
+    return {}
 
-    `prepare` is called before the first read (it may raise Unavailable); `topics` looks up the id
-    and partition count of each context's event topic.
+
+def store_for(
+    projection: AnyProjection, generation: int, settings: Settings, decisions: Decisions
+) -> ProjectionStore:
+    """Where a generation of the projection is kept, which is folded with these decisions."""
+    dsn, schema = settings.postgres_dsn, settings.postgres_schema
+    if isinstance(projection, SqlProjection):
+        return SqlProjectionStore(
+            projection, dsn=dsn, schema=schema, generation=generation, decisions=decisions
+        )
+    return PostgresProjectionStore(
+        projection, dsn=dsn, schema=schema, generation=generation, decisions=decisions
+    )
+
+
+def contexts_of(projections: Iterable[AnyProjection]) -> list[Context]:
+    """The contexts that any of these reads, each once."""
+    found = {context.name: context for each in projections for context in each.contexts}
+    return list(found.values())
+
+
+class Projectors:
+    """Feeds read models. `run` is a thread's target; everything else any thread may call.
+
+    `prepare` is called before the first read (it may raise Unavailable).
     """
 
     def __init__(
         self,
-        projection: Projection[Any, Any],
+        projections: Sequence[AnyProjection],
+        settings: Settings,
         *,
         codec: MessageCodec,
-        store: ProjectionStore,
         prepare: Callable[[], None],
-        topics: Callable[[], Mapping[str, TopicInfo]],
-        options: ProjectorOptions,
+        decisions: DecisionsFor = no_decisions,
     ) -> None:
-        self.projection = projection
-        self._codec = codec
-        self._store = store
-        self._prepare = prepare
-        self._topics = topics
-        self._metrics = ProjectionMetrics(projection.name)
-        self._options = options
-        self._stopping = threading.Event()
+        self._projections = projections
+        self._settings = settings
+        self._decisions = decisions
+        self._admin = admin_client(settings.kafka_bootstrap_servers)
+        self._catalogue = Catalogue(dsn=settings.postgres_dsn, schema=settings.postgres_schema)
+        contexts = contexts_of(projections)
+        self._live = LiveLane(
+            contexts,
+            codec,
+            LaneOptions(
+                bootstrap_servers=settings.kafka_bootstrap_servers,
+                topic_prefix=settings.topic_prefix,
+                group=_group(projections, settings.topic_prefix),
+                instance=settings.instance,
+                session_timeout_ms=settings.session_timeout_ms,
+                batch_events_max=settings.projection_batch_events_max,
+            ),
+            prepare=prepare,
+            topics=partial(existing_topics, self._admin, contexts, settings.topic_prefix),
+        )
+        self._feeders: dict[Generation, Feeder] = {}
+        self._threads: dict[Generation, threading.Thread] = {}
+        self._unfilled: dict[str, str] = {}
+        self._ill: dict[str, str] = {}
         self._trouble: str | None = "starting"
-        self._reader: BatchReader | None = None
-        self._loop: ProjectionLoop | None = None
-        self._known: Mapping[str, TopicInfo] = {}
-        self._checked_at = 0.0
-        self._pause_s = PAUSE_S_MIN
+        self._stopping = threading.Event()
 
     @property
-    def name(self) -> str:
-        """The projection's name."""
-        return self.projection.name
+    def names(self) -> list[str]:
+        """The read models of this process."""
+        return [each.name for each in self._projections]
 
-    def problems(self) -> list[str]:
-        """Why it is not ready, each with its cure; empty where all is well."""
-        loop = self._loop
-        found = [self._trouble] if self._trouble else []
-        if loop is not None:
-            red = [*loop.stopped.copy().values(), *loop.forks.copy().values()]
-            found += [str(error) for error in red]
-        return found
+    @property
+    def feeders(self) -> list[Feeder]:
+        """Those at work now."""
+        return list(self._feeders.copy().values())
 
-    def positions(self) -> dict[Partition, int]:
-        """The sequence up to which each assigned partition is folded in."""
-        loop = self._loop
-        if loop is None:
-            return {}
-        return {at: progress.sequence for at, progress in loop.progress.copy().items()}
+    def problems(self, name: str) -> list[str]:
+        """Why this read model is not well, each with its cure; empty where all is well."""
+        own = [each for each in self.feeders if each.generation.projection == name]
+        found = [] if own or name in self._unfilled else [self._trouble or "starting"]
+        if name in self._ill:
+            found = [self._ill[name]]
+        return found + [problem for each in own for problem in each.problems()]
+
+    def log_problems(self) -> list[str]:
+        """What is wrong with the log, or with reading it: for all read models."""
+        return self._live.problems()
+
+    def apart(self) -> list[str]:
+        """The tables that are fed in a lane of their own, because they are far from the others."""
+        return self._live.apart()
+
+    def notes(self) -> list[str]:
+        """What a person should know, though nothing is wrong: read models that need a rebuild."""
+        return sorted(self._unfilled.values())
 
     def stop(self) -> None:
-        """Finish the batch in hand, then leave."""
+        """Finish the batches in hand, then leave."""
         self._stopping.set()
 
     def run(self) -> None:
-        """Fold until stopped."""
-        try:
-            while not self._stopping.is_set():
-                try:
-                    self._work()
-                except TopicRecreated as error:
-                    self._give_up(error)
-                except Exception as error:  # it may pass: retry, and show it
-                    self._wait_after(error)
-        finally:
-            self._close()
-
-    # --- the loop ---------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        if self._reader is None or self._loop is None:
-            self._start()
-            return
-        if time.monotonic() - self._checked_at > TOPIC_CHECK_S:
-            self._check_topics()
-        polled = self._reader.poll(self._options.batch_events_max, POLL_S)
-        self._meet_troubles(polled, self._loop)
-        if polled.batch:
-            self._fold(polled, self._loop)
-        self._measure(polled, self._loop)
-        if self._reader.joined:
-            self._recovered()
-
-    def _fold(self, polled: Polled, loop: ProjectionLoop) -> None:
-        began = time.perf_counter()
-        try:
-            report = loop.step(polled.batch)
-        except Exception:
-            # What became of the batch is uncertain: the store knows.
-            self._resync_until_stopped(loop)
-            raise
-        self._tell(report, time.perf_counter() - began, loop)
-        if report.failures and not report.stopped:
-            self._stopping.wait(self._next_pause())
-
-    def _resync_until_stopped(self, loop: ProjectionLoop) -> None:
+        """Feed until stopped."""
+        lane = threading.Thread(target=self._live.run, name="lane-live", daemon=True)
+        lane.start()
         while not self._stopping.is_set():
             try:
-                loop.resync()
-                return
-            except TopicRecreated:
-                raise
-            except Exception as error:  # it may pass: retry, and show it
-                self._wait_after(error)
+                self._feed(self._catalogue.look(self.names))
+                self._trouble = None
+            except Unavailable as error:
+                self._trouble = str(error)
+                log.warning("projectors.wait", reason=str(error))
+            self._stopping.wait(LOOK_S)
+        self._live.stop()
+        for each in self._feeders.values():
+            each.stop()
+        for thread in (*self._threads.values(), lane):
+            thread.join(STOP_TIMEOUT_S)
+            if thread.is_alive():
+                log.error("projection.did_not_stop", thread=thread.name)
+        self._catalogue.close()
 
-    def _start(self) -> None:
-        """Check the log, make the tables, join the group."""
-        self._prepare()
-        self._known = self._topics()
-        self._checked_at = time.monotonic()
-        self._store.open(self._known)
-        options, version = self._options, self.projection.version
-        reader = BatchReader(
-            bootstrap_servers=options.bootstrap_servers,
-            group=f"{options.topic_prefix}tidelog-projection-{self.name}-v{version}",
-            client_id=f"projectors-{options.instance}-{self.name}",
-            contexts=self.projection.contexts,
-            topic_prefix=options.topic_prefix,
-            session_timeout_ms=options.session_timeout_ms,
-            assignment=Assignment(
-                assigned=self._assigned,
-                released=self._released,
-            ),
-        )
-        self._reader = reader
-        self._loop = ProjectionLoop(self.projection, self._codec, self._store, reader)
-        self._trouble = "joining the group"
+    # --- which generations ------------------------------------------------------------------
 
-    def _assigned(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        assert self._loop is not None, "the reader polls only once the loop is there"
-        return self._loop.assigned(partitions)
+    def _feed(self, known: Mapping[str, Sequence[Registered]]) -> None:
+        """Begin to feed what is new, let go of what is gone."""
+        wanted = {
+            Generation(each.name, each.version, number): each
+            for each in self._projections
+            for number in self._live_generations(each, known[each.name])
+        }
+        for generation in [each for each in self._feeders if each not in wanted]:
+            self._feeders.pop(generation).stop()
+            self._threads.pop(generation)
+        for generation in [each for each, feeder in self._feeders.items() if feeder.gone]:
+            # It was dropped; where it is registered again, it is fed again.
+            self._feeders.pop(generation)
+            self._threads.pop(generation)
+        self._ill.clear()
+        for generation, projection in wanted.items():
+            if generation not in self._feeders:
+                try:
+                    self._begin(projection, generation, known[projection.name])
+                except TidelogError as error:  # an ill definition: shown, and tried again
+                    self._ill[projection.name] = str(error)
+                    log.error("projection.refused", table=generation.table, reason=str(error))
+        self._live.feed(self.feeders)
 
-    def _released(self, partitions: Sequence[Partition]) -> None:
-        loop = self._loop
-        if loop is None:
-            return
-        loop.released(partitions)
-        self._metrics.released(partitions)
-        self._metrics.stopped(len(loop.stopped))
-
-    def _check_topics(self) -> None:
-        """A topic that is deleted and made again has another id: never fold the two into one."""
-        topics = self._topics()
-        self._checked_at = time.monotonic()
-        for context, topic in topics.items():
-            if topic.id != self._known[context].id:
-                raise TopicRecreated(
-                    f"The events topic of {context} was deleted and made again while "
-                    f"{self.name} read it. Restore the topic, or rebuild the projection."
-                )
-
-    # --- what goes wrong --------------------------------------------------------------------
-
-    def _meet_troubles(self, polled: Polled, loop: ProjectionLoop) -> None:
-        for partition, error in polled.troubles.items():
-            self._metrics.count_error(error)
-            if error.retry:
-                self._checked_at = 0.0  # the topic may be gone: look at once
-            elif partition in loop.progress:
-                loop.stop_partition(partition, error)
-                self._tell_stopped({partition: error}, loop)
-
-    def _wait_after(self, error: Exception) -> None:
-        kind = self._metrics.count_error(error)
-        self._trouble = f"{kind}: {error}"
-        expected = isinstance(error, TidelogError)
-        log.warning(
-            "projection.waits",
-            projection=self.name,
-            reason=str(error),
-            pause_s=round(self._pause_s, 2),
-            exc_info=None if expected else error,
-        )
-        self._stopping.wait(self._next_pause())
-
-    def _give_up(self, error: TopicRecreated) -> None:
-        """The log is another one: nothing here may go on until a person has decided."""
-        self._metrics.count_error(error)
-        self._trouble = str(error)
-        log.error("projection.refuses", projection=self.name, reason=str(error))
-        self._close()
-        self._stopping.wait()
-
-    def _next_pause(self) -> float:
-        pause, self._pause_s = self._pause_s, min(self._pause_s * 2, PAUSE_S_MAX)
-        return pause
-
-    def _recovered(self) -> None:
-        if self._trouble is not None:
-            log.info("projection.runs", projection=self.name)
-        self._trouble, self._pause_s = None, PAUSE_S_MIN
-
-    def _close(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.close()
-        self._store.close()
-
-    # --- what is told -----------------------------------------------------------------------
-
-    def measure_lag(self, ends: Mapping[Partition, int]) -> None:
-        """Take in how far the log goes, which somebody else has looked up."""
-        self._metrics.lags(self.positions(), ends)
-
-    def _tell(self, report: Report, seconds: float, loop: ProjectionLoop) -> None:
-        self._metrics.count(report, seconds)
-        if report.overtaken:
-            log.info("projection.overtaken", projection=self.name)
-        for parked in report.parked:
-            log.error(
-                "projection.parked",
-                projection=self.name,
-                partition=str(parked.partition),
-                offset=parked.record.offset,
-                fork=parked.fork,
-                reason=parked.reason,
+    def _live_generations(
+        self, projection: AnyProjection, known: Sequence[Registered]
+    ) -> list[int]:
+        """The generations to feed: those of the declared version, or the first of all."""
+        name, version = projection.name, projection.version
+        self._unfilled.pop(name, None)
+        if not known:
+            return [FIRST_GENERATION]
+        own = [each for each in known if each.generation.version == version]
+        if not own:
+            self._unfilled[name] = (
+                f"{name} has version {version}, and no table of it is registered. "
+                f"Fill it: `tidelog projection rebuild {name}`."
             )
-        for hole in report.holes:
-            log.warning("projection.hole", projection=self.name, hole=str(hole))
-        for failure in report.failures.values():
-            log.error(
-                "projection.fold_failed",
-                projection=self.name,
-                key=failure.key,
-                position=failure.fact.position,
-                exc_info=failure.error,
-            )
-        self._tell_stopped(report.stopped, loop)
+        return [each.generation.generation for each in own if each.state == "live"]
 
-    def _tell_stopped(
-        self, stopped: Mapping[Partition, TidelogError], loop: ProjectionLoop
+    def _begin(
+        self, projection: AnyProjection, generation: Generation, known: Sequence[Registered]
     ) -> None:
-        for partition, error in stopped.items():
-            log.error(
-                "projection.partition_stopped",
-                projection=self.name,
-                partition=str(partition),
-                reason=str(error),
-            )
-        self._metrics.stopped(len(loop.stopped))
+        settings = self._settings
+        decisions = self._decisions(projection.name, projection.version)
+        serves = all(each.generation == generation for each in known if each.serving)
+        feeder = Feeder(
+            projection,
+            generation.generation,
+            label=projection.name if serves else generation.table,
+            store=store_for(projection, generation.generation, settings, decisions),
+            topics=partial(read_topics, self._admin, projection.contexts, settings.topic_prefix),
+            decisions=decisions,
+            batch_events_max=settings.projection_batch_events_max,
+            queue_events_max=settings.projection_queue_events_max,
+        )
+        thread = threading.Thread(target=feeder.run, name=generation.table, daemon=True)
+        self._feeders[generation], self._threads[generation] = feeder, thread
+        thread.start()
+        log.info("projection.fed", table=generation.table)
 
-    def _measure(self, polled: Polled, loop: ProjectionLoop) -> None:
-        reached = {at: loop.progress[at].sequence for at in polled.batch if at in loop.progress}
-        ended = [at for at in polled.ends if at in loop.progress and at not in loop.stopped]
-        self._metrics.reached(reached, ended)
+
+def _group(projections: Iterable[AnyProjection], topic_prefix: str) -> str:
+    """The consumer group: processes share partitions where they feed the same read models.
+
+    Processes with other lists, as in a rolling update, must each see every partition.
+    """
+    names = ",".join(sorted(f"{each.name}~{each.version}" for each in projections))
+    return f"{topic_prefix}tidelog-projectors-{crc32(names.encode()):08x}"

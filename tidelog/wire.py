@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from operator import itemgetter
 
 import msgspec
 
@@ -24,7 +25,8 @@ _KEPT_OF_COMMANDS = ("ce_id", "ce_correlationid", "ce_causationid", "traceparent
 Headers = list[tuple[str, bytes]]
 
 _TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-_DECIMAL = re.compile(rb"[1-9][0-9]{0,17}")
+_DIGITS_MAX = 18
+_ZERO = ord("0")
 
 
 class EventMetadata(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -113,16 +115,17 @@ def read_event_headers(
 ) -> EventMetadata:
     """The metadata of an event record; CodecError if a header is missing or malformed."""
     found = _by_name(headers)
+    message_id, type_, subject, correlation_id, causation_id, command_hash = _texts(found)
     return EventMetadata(
-        message_id=_text(found, "ce_id"),
-        type=_text(found, "ce_type"),
-        subject=_text(found, "ce_subject"),
+        message_id=message_id,
+        type=type_,
+        subject=subject,
         recorded_at=_time(found),
-        sequence=int(_matching(found, "ce_sequence", _DECIMAL)),
-        version=int(_matching(found, "ce_aggregateversion", _DECIMAL)),
-        correlation_id=_text(found, "ce_correlationid"),
-        causation_id=_text(found, "ce_causationid"),
-        command_hash=_text(found, "ce_commandhash"),
+        sequence=_count(found, "ce_sequence"),
+        version=_count(found, "ce_aggregateversion"),
+        correlation_id=correlation_id,
+        causation_id=causation_id,
+        command_hash=command_hash,
         traceparent=_optional(found, "traceparent") or "",
     )
 
@@ -151,8 +154,47 @@ def read_command_headers(
     )
 
 
+_TEXTS = (
+    "ce_id",
+    "ce_type",
+    "ce_subject",
+    "ce_correlationid",
+    "ce_causationid",
+    "ce_commandhash",
+)
+_text_values = itemgetter(*_TEXTS)
+
+
+def _texts(found: dict[str, bytes | None]) -> list[str]:
+    """The values of an event's textual headers.
+
+    Short ones, as they are, are decoded in one go, which is half the work; whatever is odd about
+    them is found and named one by one.
+    """
+    try:
+        joined = b"\0".join(_text_values(found))
+        if len(joined) <= HEADER_BYTES_MAX:
+            texts = joined.decode().split("\0")
+            if len(texts) == len(_TEXTS) and all(texts):
+                return texts
+    except (KeyError, TypeError, UnicodeDecodeError):
+        return [_text(found, name) for name in _TEXTS]
+    return [_text(found, name) for name in _TEXTS]
+
+
+def _count(found: dict[str, bytes | None], name: str) -> int:
+    """A positive number in plain decimal digits."""
+    raw = found.get(name)
+    if raw is None or not raw.isdigit() or raw[0] == _ZERO or len(raw) > _DIGITS_MAX:
+        raise CodecError(f"header {name} is missing or malformed")
+    return int(raw)
+
+
 def _time(found: dict[str, bytes | None]) -> str:
-    text = _matching(found, "ce_time", _TIME)
+    raw = found.get("ce_time")
+    if raw is None or not _TIME.fullmatch(raw):
+        raise CodecError("header ce_time is missing or malformed")
+    text = raw.decode()
     try:
         datetime.fromisoformat(text)
     except ValueError:
@@ -189,10 +231,3 @@ def _optional(found: dict[str, bytes | None], name: str) -> str | None:
         return raw.decode()
     except UnicodeDecodeError:
         raise CodecError(f"header {name} is not UTF-8") from None
-
-
-def _matching(found: dict[str, bytes | None], name: str, pattern: re.Pattern[bytes]) -> str:
-    raw = found.get(name)
-    if raw is None or not pattern.fullmatch(raw):
-        raise CodecError(f"header {name} is missing or malformed")
-    return raw.decode()

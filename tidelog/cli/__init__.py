@@ -11,18 +11,34 @@ from collections.abc import Callable
 
 import typer
 
+from tidelog.cli.acl import acl
+from tidelog.cli.demo import demo
 from tidelog.cli.docs import docs_app
 from tidelog.cli.doctor import doctor
 from tidelog.cli.events import events
+from tidelog.cli.lag import lag
 from tidelog.cli.output import FAILURE, UNREACHABLE, USAGE, Dev, say
+from tidelog.cli.parked import parked_app
+from tidelog.cli.projection import projection_app
+from tidelog.cli.replay import replay
 from tidelog.cli.run import run
+from tidelog.cli.saga import saga_app
 from tidelog.cli.schema import schema_app
+from tidelog.cli.token import api_key, token
 from tidelog.cli.topics import topics
 from tidelog.cli.up import down, up
 from tidelog.errors import ConfigurationError, TidelogError, Unavailable
 
-COMMANDS: tuple[Callable[..., None], ...] = (up, down, run, doctor, topics, events)
-GROUPS: dict[str, typer.Typer] = {"docs": docs_app, "schema": schema_app}
+COMMANDS: tuple[Callable[..., None], ...] = (
+    up, down, run, demo, doctor, topics, events, lag, replay, token, api_key, acl,
+)  # fmt: skip
+GROUPS: dict[str, typer.Typer] = {
+    "docs": docs_app,
+    "parked": parked_app,
+    "projection": projection_app,
+    "saga": saga_app,
+    "schema": schema_app,
+}
 
 
 def _app() -> typer.Typer:

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from tidelog.aggregate import Aggregate
+from tidelog.choreography import Causes, choreography_page
 from tidelog.errors import ConfigurationError, Rejected
-from tidelog.message import Command, Message
+from tidelog.message import Command, Event, Message
 
 AnyAggregate = Aggregate[Any, Any, Any]
 
@@ -42,11 +43,37 @@ def messages(
     ] = False,
 ) -> None:
     """The commands and events of every context, with routes and rules."""
-    page = messages_page(_load(aggregates), _load(public))
+    _write(messages_page(_load(aggregates), _load(public)), output, "messages", check)
+
+
+@docs_app.command()
+def choreography(
+    sagas: Annotated[
+        str, typer.Option(help="Where the list of sagas is: module:NAME.")
+    ] = "sagas.definitions:SAGAS",
+    aggregates: Annotated[
+        str, typer.Option(help="Where the list of aggregates is: module:NAME.")
+    ] = "command_service.aggregates:AGGREGATES",
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path(
+        "docs/reference/choreography.md"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 where it is stale.")
+    ] = False,
+) -> None:
+    """What events lead to, and how it is undone, as diagrams."""
+    known: Sequence[AnyAggregate] = _load(aggregates)
+    contexts = [aggregate.context for aggregate in known]
+    page = choreography_page(_load(sagas), contexts, causes_of(known))
+    _write(page, output, "choreography", check)
+
+
+def _write(page: str, output: Path, command: str, check: bool) -> None:
+    """Write the page, or with `check` tell by the exit code whether it is stale."""
     current = output.read_text(encoding="utf-8") if output.exists() else ""
     if check:
         if current != page:
-            typer.echo(f"{output} is stale. Run: tidelog docs messages", err=True)
+            typer.echo(f"{output} is stale. Run: tidelog docs {command}", err=True)
             raise typer.Exit(1)
         return
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -129,14 +156,28 @@ def rules_of(
     They are those raised on the command's way through `decide`: in its own arm, before it, and in
     the functions of the same module that these call.
     """
+    return {
+        kind: [named for named in _made(aggregate, kind) if issubclass(named, Rejected)]
+        for kind in aggregate.context.command_types
+    }
+
+
+def causes_of(aggregates: Iterable[AnyAggregate]) -> Causes:
+    """The events that each command may cause, read from the source of `decide` as the rules are."""
+    return {
+        kind: [named for named in _made(aggregate, kind) if issubclass(named, Event)]
+        for aggregate in aggregates
+        for kind in aggregate.context.command_types
+    }
+
+
+def _made(aggregate: AnyAggregate, kind: type[Command]) -> list[type[Any]]:
+    """The rules and events that are made on the command's way through `decide`, each once."""
     module = inspect.getmodule(aggregate.decide)
     tree = ast.parse(inspect.getsource(module or aggregate.decide))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    decide = functions[aggregate.decide.__name__]
-    return {
-        kind: _rules_raised(_way_of(kind.__name__, decide), functions, module)
-        for kind in aggregate.context.command_types
-    }
+    way = _way_of(kind.__name__, functions[aggregate.decide.__name__])
+    return _classes_made(way, functions, module)
 
 
 def _way_of(command: str, decide: ast.FunctionDef) -> Iterator[ast.AST]:
@@ -156,22 +197,27 @@ def _names(node: ast.AST, name: str) -> bool:
     return any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node))
 
 
-def _rules_raised(
+def _classes_made(
     way: Iterable[ast.AST], functions: dict[str, ast.FunctionDef], module: Any
-) -> list[type[Rejected]]:
-    rules: dict[type[Rejected], None] = {}
+) -> list[type[Any]]:
+    """Rules that are named, and events that are made, here and in the functions that this calls."""
+    found: dict[type[Any], None] = {}
     waiting, seen = list(way), set[str]()
     while waiting:
         for node in ast.walk(waiting.pop(0)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                made = getattr(module, node.func.id, None)
+                if isinstance(made, type) and issubclass(made, Event):
+                    found[made] = None
             if not isinstance(node, ast.Name):
                 continue
             named = getattr(module, node.id, None)
             if isinstance(named, type) and issubclass(named, Rejected):
-                rules[named] = None
+                found[named] = None
             elif node.id in functions and node.id not in seen:
                 seen.add(node.id)
                 waiting.append(functions[node.id])
-    return list(rules)
+    return list(found)
 
 
 def _fields(kind: type[Message], key: str) -> str:

@@ -16,6 +16,7 @@ from tidelog.cli.kafka import reach
 from tidelog.cli.output import Dev, Json, show_json
 from tidelog.cli.system import find_system
 from tidelog.errors import Unavailable, Unknown
+from tidelog.kafka.security import connection
 
 POLL_S = 1.0
 BATCH_MAX = 500
@@ -74,7 +75,7 @@ def _records(bootstrap_servers: str, topic: str, follow: bool) -> Generator[Mess
 def _consumer(bootstrap_servers: str) -> Consumer:
     return Consumer(
         {
-            "bootstrap.servers": bootstrap_servers,
+            **connection(bootstrap_servers),
             "client.id": "tidelog-events",
             "log_level": 0,
             # Partitions are assigned by hand and nothing is committed: the group is a formality.

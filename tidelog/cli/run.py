@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from tidelog.cli.output import Dev, say
 from tidelog.cli.system import dev_file, read_dev
+from tidelog.embedded.data_dir import DataDirectory, JoinedProcess
+from tidelog.embedded.dev_keys import auth_settings
 from tidelog.embedded.ports import free_port, read_json
+from tidelog.embedded.process import start_mark
 from tidelog.embedded.service import Service, ServiceServer
-from tidelog.embedded.stack import ADDRESS_SETTINGS, HOST, SERVICES
+from tidelog.embedded.stack import (
+    ADDRESS_SETTINGS,
+    DRAIN_MS,
+    GRPC_SETTINGS,
+    HOST,
+    INSTANCES_SETTINGS,
+    PORT_SETTINGS,
+    SERVICES,
+)
 from tidelog.errors import ConfigurationError
 
 
@@ -26,9 +37,26 @@ def run(
     if file is None:
         raise ConfigurationError("no running stack is known: give --dev FILE or set TIDELOG_DEV")
     server = further_instance(_service(name), file, port)
+    say(f"{server.name} on {server.url}" + (f", gRPC on {server.grpc}" if server.grpc else ""))
+    become(server, DataDirectory(file.resolve().parent))
+
+
+def become(server: ServiceServer, folder: DataDirectory) -> NoReturn:
+    """Turn this process into the instance, which the stack of the folder lists while it lives."""
+    mark = start_mark(os.getpid())
+    assert mark is not None, "this process lives"
+    folder.join(
+        JoinedProcess(
+            name=server.service.name,
+            instance=server.instance,
+            pid=os.getpid(),
+            mark=mark,
+            url=server.url,
+            grpc=server.grpc,
+        )
+    )
     server.prepare()
     launch = server.launch()
-    say(f"{server.name} on {server.url}")
     os.chdir(launch.folder or Path.cwd())
     os.execvpe(launch.command[0], launch.command, server.environment())
 
@@ -46,6 +74,8 @@ def further_instance(service: Service, file: Path, port: int = 0) -> ServiceServ
         settings=_settings(read_dev(file), folder),
         state_dir=folder / "state" / title,
         log=folder / "logs" / f"{title}.log",
+        grpc_port=free_port(HOST) if service.grpc else None,
+        drain_ms=DRAIN_MS if service.grpc else 0,
     )
 
 
@@ -69,9 +99,23 @@ def _settings(content: dict[str, Any], folder: Path) -> dict[str, str]:
     settings = {
         setting: running[name] for name, setting in ADDRESS_SETTINGS.items() if name in running
     }
-    partitions = read_json(folder / "stack.json").get("partitions")
+    for name, setting in INSTANCES_SETTINGS.items():
+        urls = [process["url"] for process in content["processes"] if process["name"] == name]
+        if urls:
+            settings[setting] = ",".join(urls)
+    settings |= {
+        GRPC_SETTINGS[process["name"]]: process["grpc"]
+        for process in reversed(content["processes"])
+        if process["name"] in GRPC_SETTINGS and process.get("grpc")
+    }
+    kept = read_json(folder / "stack.json")
+    ports: dict[str, int] = kept.get("ports", {})
+    settings |= {name: str(ports[name]) for name in PORT_SETTINGS.values() if name in ports}
+    partitions = kept.get("partitions")
     if partitions is not None:
         settings["TIDELOG_PARTITIONS"] = str(partitions)
+    if content.get("auth") == "on":
+        settings |= auth_settings(folder)
     return {
         **settings,
         "TIDELOG_KAFKA_BOOTSTRAP_SERVERS": content["kafka"]["bootstrap_servers"],

@@ -13,7 +13,6 @@ import typer
 from tidelog.cli.output import (
     DATA_DEFAULT,
     FAILURE,
-    USAGE,
     Data,
     Json,
     say,
@@ -45,13 +44,11 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start everything and keep it running; Ctrl-C stops it."""
-    if auth:
-        say("--auth is not built yet; without it, whoever reaches the gateway may do everything")
-        raise typer.Exit(USAGE)
     options = Options(
         data=data,
         fresh=fresh,
         with_seed=not no_seed,
+        auth=auth,
         scale=_scale(scale or ()),
         gateway_port=port,
         partitions=partitions,
@@ -115,7 +112,11 @@ def _show(options: Options, content: Mapping[str, Any], as_json: bool) -> None:
             print(f"  {name:<17}{content[name]['url']}")
     print(f"  {'kafka':<17}{content['kafka']['bootstrap_servers']}")
     print(f"  {'postgres':<17}{content['postgres']['dsn']}")
-    print("\nAUTHENTICATION IS OFF: every caller on this machine may do everything.")
+    if content["auth"] == "on":
+        print("\nAuthentication is on at the gateway. A token for a customer:")
+        print("  ./dev tidelog token --subject ada --scope customer")
+    else:
+        print("\nAUTHENTICATION IS OFF: every caller on this machine may do everything.")
     print("Ctrl-C stops all; the data stays.", flush=True)
 
 

@@ -2,7 +2,8 @@
 
 `lock` is held (flock) by the supervisor that runs, so it frees itself even when that is killed;
 `stack.json` marks the folder as ours and keeps ports and partition count; `pids.json` names the
-processes, each with a mark of its start; `dev.json` (WIRE.md) is there while a stack is ready.
+processes, each with a mark of its start; `dev.json` (WIRE.md) is there while a stack is ready;
+`joined/` has a file for each instance that somebody has added to it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tidelog.errors import ConfigurationError
 FORMAT = 1
 STALE_TIMEOUT_S = 5.0
 LOCK_NAME = "lock"
+JOINED_NAME = "joined"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,18 @@ class RecordedProcess:
     pid: int
     mark: str
     stop_signal: int = int(signal.SIGTERM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedProcess:
+    """An instance that was added to a running stack and is nobody's child there."""
+
+    name: str
+    instance: str
+    pid: int
+    mark: str
+    url: str
+    grpc: str | None
 
 
 class DataDirectory:
@@ -149,6 +163,23 @@ class DataDirectory:
     def announce(self, content: Mapping[str, Any]) -> None:
         """Write dev.json."""
         write_json(self.dev_json, content)
+
+    def join(self, process: JoinedProcess) -> None:
+        """Make an instance known to the stack of the folder, for as long as its process lives."""
+        folder = self.path / JOINED_NAME
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"{process.name}-{process.instance}.json", vars(process))
+
+    def joined(self) -> list[JoinedProcess]:
+        """The instances that have been added and still live; the others are forgotten."""
+        found = []
+        for file in sorted((self.path / JOINED_NAME).glob("*.json")):
+            process = JoinedProcess(**read_json(file))
+            if is_same_process(process.pid, process.mark):
+                found.append(process)
+            else:
+                file.unlink(missing_ok=True)
+        return found
 
     def withdraw(self) -> None:
         """Remove dev.json: the stack is not there (any more)."""

@@ -6,7 +6,7 @@ The idempotency keys are fixed: seeding again changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,12 +107,15 @@ def seed(
     gateway_url: str,
     timeout_s: float = SEED_TIMEOUT_S,
     wanted: Callable[[], bool] = lambda: True,
+    authorization: Mapping[str, str] | None = None,
 ) -> None:
     """Send the seed and wait until the read models show it.
 
     Raises Unavailable when they do not in time, or when `wanted` says no.
     """
-    with httpx2.Client(base_url=gateway_url, timeout=REQUEST_TIMEOUT_S) as client:
+    with httpx2.Client(
+        base_url=gateway_url, timeout=REQUEST_TIMEOUT_S, headers=dict(authorization or {})
+    ) as client:
         visit = _Visit(client, timeout_s, wanted)
         tokens = [(command, visit.send(command)) for command in SEED]
         for command, token in tokens:

@@ -24,6 +24,7 @@ class Service:
     module: str
     depends_on: tuple[str, ...]
     listed_as: str | None = None  # the key of dev.json that holds its URL
+    grpc: bool = False  # whether each instance listens for gRPC too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class ServiceServer:
     settings: Mapping[str, str]
     state_dir: Path
     log: Path
+    grpc_port: int | None = None
+    drain_ms: int = 0
 
     @property
     def name(self) -> str:
@@ -47,6 +50,11 @@ class ServiceServer:
     def url(self) -> str:
         """Where it listens."""
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def grpc(self) -> str | None:
+        """Where it listens for gRPC, if it does: host:port."""
+        return None if self.grpc_port is None else f"{self.host}:{self.grpc_port}"
 
     def prepare(self) -> None:
         """Make the folder of its checkpoints."""
@@ -72,6 +80,8 @@ class ServiceServer:
             "TIDELOG_HTTP_HOST": self.host,
             "TIDELOG_HTTP_PORT": str(self.port),
             "TIDELOG_STATE_DIR": str(self.state_dir),
+            "TIDELOG_DRAIN_MS": str(self.drain_ms),
+            **({} if self.grpc_port is None else {"TIDELOG_GRPC_PORT": str(self.grpc_port)}),
         }
 
     def ready(self) -> bool:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tidelog.embedded.data_dir import DataDirectory
+from tidelog.embedded.data_dir import DataDirectory, JoinedProcess, RecordedProcess
+from tidelog.embedded.dev_keys import dev_token, prepare_keys
 from tidelog.embedded.jars import class_path
 from tidelog.embedded.kafka import KafkaServer
 from tidelog.embedded.postgres import PostgresServer
@@ -37,6 +38,7 @@ SERVICES: tuple[Service, ...] = (
         name="command_service",
         module="command_service",
         depends_on=(KAFKA, "registry"),
+        grpc=True,
     ),
     Service(
         name="projectors",
@@ -48,6 +50,45 @@ SERVICES: tuple[Service, ...] = (
         module="query_service",
         depends_on=(KAFKA, POSTGRES, "registry", "projectors"),
         listed_as="query",
+        grpc=True,
+    ),
+    Service(
+        name="live_metrics",
+        module="projectors.live_metrics",
+        depends_on=(KAFKA, "registry"),
+    ),
+    Service(
+        name="payment_provider",
+        module="sagas.world.payment_provider",
+        depends_on=(),
+        listed_as="payment_provider",
+    ),
+    Service(
+        name="carrier",
+        module="sagas.world.carrier",
+        depends_on=(),
+        listed_as="carrier",
+    ),
+    Service(
+        name="mail",
+        module="sagas.world.mail",
+        depends_on=(),
+        listed_as="mail",
+    ),
+    Service(
+        name="sagas",
+        module="sagas",
+        depends_on=(KAFKA, POSTGRES, "registry", "command_service"),
+    ),
+    Service(
+        name="effects",
+        module="sagas.effects",
+        depends_on=(KAFKA, POSTGRES, "registry", "payment_provider", "carrier"),
+    ),
+    Service(
+        name="notifications",
+        module="sagas.notifications",
+        depends_on=(KAFKA, POSTGRES, "registry", "mail"),
     ),
     Service(
         name="gateway",
@@ -72,7 +113,29 @@ ADDRESS_SETTINGS: Mapping[str, str] = {
     "registry": "TIDELOG_REGISTRY_URL",
     "command_service": "TIDELOG_COMMAND_SERVICE_URL",
     "query_service": "TIDELOG_QUERY_SERVICE_URL",
+    "live_metrics": "TIDELOG_LIVE_METRICS_URL",
+    "payment_provider": "TIDELOG_PAYMENT_PROVIDER_URL",
+    "carrier": "TIDELOG_CARRIER_URL",
 }
+
+# The settings by which a service finds all instances of another.
+INSTANCES_SETTINGS: Mapping[str, str] = {
+    "command_service": "TIDELOG_COMMAND_SERVICE_INSTANCES",
+}
+
+# How often the stack looks who has joined it and who has left.
+JOINED_INTERVAL_S = 0.5
+
+# The settings by which a service finds the gRPC server of another.
+GRPC_SETTINGS: Mapping[str, str] = {"query_service": "TIDELOG_QUERY_SERVICE_GRPC"}
+
+# How long an instance with others beside it serves on when it is told to stop: longer than one look
+# of the gateway at it and the pause before it, so that a busy one has seen it, too.
+DRAIN_MS = 3_000
+
+# The services that listen on a second port, which is no HTTP, and the setting that says where.
+# There is one port for all instances, so there is one instance.
+PORT_SETTINGS: Mapping[str, str] = {"mail": "TIDELOG_SMTP_PORT"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +145,7 @@ class Options:
     data: Path
     fresh: bool = False
     with_seed: bool = True
+    auth: bool = False
     scale: Mapping[str, int] = field(default_factory=dict)
     gateway_port: int = 0
     partitions: int | None = None
@@ -101,6 +165,7 @@ class Stack:
         self.say = say
         self.stopping = False
         self._announced = False
+        self._joined: list[JoinedProcess] = []
         partitions = folder.settle(options.partitions, PARTITIONS_DEFAULT)
         kafka = KafkaServer(folder.path / KAFKA, HOST, log=folder.logs / "kafka-1.log")
         postgres = PostgresServer(folder.path / POSTGRES, HOST, log=folder.logs / "postgres-1.log")
@@ -118,24 +183,35 @@ class Stack:
         }
         self.settings = {
             **_service_addresses(options, ports),
+            **_grpc_addresses(options, folder),
+            **_second_ports(options, folder),
             "TIDELOG_KAFKA_BOOTSTRAP_SERVERS": options.external.get(KAFKA)
             or kafka.bootstrap_servers,
             "TIDELOG_POSTGRES_DSN": options.external.get(POSTGRES) or postgres.dsn,
+            "TIDELOG_SMTP_HOST": HOST,
             "TIDELOG_PARTITIONS": str(partitions),
+            **(prepare_keys(folder.path) if options.auth else {}),
         }
         self._servers = [
-            ServiceServer(
-                service=service,
-                instance=instance,
-                host=HOST,
-                port=ports[_title(service, instance)],
-                settings=self.settings,
-                state_dir=folder.path / "state" / _title(service, instance),
-                log=folder.logs / f"{_title(service, instance)}.log",
-            )
+            self._server(service, instance, ports[_title(service, instance)])
             for service, instance in instances
         ]
         self.supervisor = Supervisor(_members(embedded, self._servers), self)
+
+    def _server(self, service: Service, instance: str, port: int) -> ServiceServer:
+        title = _title(service, instance)
+        several = service.grpc and self.options.scale.get(service.name, 1) > 1
+        return ServiceServer(
+            service=service,
+            instance=instance,
+            host=HOST,
+            port=port,
+            settings=self.settings,
+            state_dir=self.folder.path / "state" / title,
+            log=self.folder.logs / f"{title}.log",
+            grpc_port=self.folder.port(_grpc(title)) if service.grpc else None,
+            drain_ms=DRAIN_MS if several else 0,
+        )
 
     def launched(self) -> None:
         """Keep pids.json and, once the stack is announced, dev.json in step with the processes."""
@@ -143,9 +219,17 @@ class Stack:
         if self._announced:
             self.folder.announce(self.description())
 
+    def look_who_joined(self) -> None:
+        """Keep dev.json in step with the instances that others have added."""
+        joined = self.folder.joined()
+        if self._announced and joined != self._joined:
+            self._joined = joined
+            self.folder.announce(self.description())
+
     def announce(self) -> None:
         """Write dev.json: everything is ready."""
         self._announced = True
+        self._joined = self.folder.joined()
         self.folder.announce(self.description())
 
     def withdraw(self) -> None:
@@ -162,13 +246,19 @@ class Stack:
         found = [server.url for server in self._servers if server.service.name == name]
         return found[0] if found else None
 
+    def authorization(self) -> dict[str, str]:
+        """What the stack itself shows at its gateway; nothing while authentication is off."""
+        if not self.options.auth:
+            return {}
+        return {"Authorization": f"Bearer {dev_token(self.folder.path, 'stack', ['service'])}"}
+
     def description(self) -> dict[str, Any]:
         """The content of dev.json, as WIRE.md has it."""
         names = {service.listed_as: service.name for service in self.options.services}
         urls = {key: self.url(names[key]) if key in names else None for key in LISTED}
         return {
             "pid": os.getpid(),
-            "auth": "off",
+            "auth": "on" if self.options.auth else "off",
             **{key: None if url is None else {"url": url} for key, url in urls.items()},
             "kafka": {"bootstrap_servers": self.settings["TIDELOG_KAFKA_BOOTSTRAP_SERVERS"]},
             "postgres": {"dsn": self.settings["TIDELOG_POSTGRES_DSN"]},
@@ -176,17 +266,29 @@ class Stack:
         }
 
     def _processes(self) -> list[dict[str, Any]]:
-        urls = {(server.service.name, server.instance): server.url for server in self._servers}
-        return [
-            {
-                "name": process.name,
-                "instance": process.instance,
-                "pid": process.pid,
-                "url": urls.get((process.name, process.instance)),
-                "grpc": None,
-            }
+        servers = {(server.service.name, server.instance): server for server in self._servers}
+        found = [
+            (process, servers.get((process.name, process.instance)))
             for process in self.supervisor.processes()
         ]
+        own = [
+            _listed(process, server.url if server else None, server.grpc if server else None)
+            for process, server in found
+        ]
+        return own + [_listed(process, process.url, process.grpc) for process in self._joined]
+
+
+def _listed(
+    process: RecordedProcess | JoinedProcess, url: str | None, grpc: str | None
+) -> dict[str, Any]:
+    """A line of dev.json's `processes`."""
+    return {
+        "name": process.name,
+        "instance": process.instance,
+        "pid": process.pid,
+        "url": url,
+        "grpc": grpc,
+    }
 
 
 def _instances(options: Options) -> list[tuple[Service, str]]:
@@ -203,6 +305,11 @@ def _title(service: Service, instance: str) -> str:
     return f"{service.name}-{instance}"
 
 
+def _grpc(title: str) -> str:
+    """The name of an instance's second port."""
+    return f"{title}-grpc"
+
+
 def _port(options: Options, folder: DataDirectory, service: Service, instance: str) -> int:
     title = _title(service, instance)
     return folder.port(title, options.gateway_port if title == "gateway-1" else 0)
@@ -215,9 +322,32 @@ def _service_addresses(options: Options, ports: Mapping[str, int]) -> dict[str, 
         for name, setting in ADDRESS_SETTINGS.items()
         if f"{name}-1" in ports
     }
+    for name, setting in INSTANCES_SETTINGS.items():
+        titles = [f"{name}-{number}" for number in range(1, options.scale.get(name, 1) + 1)]
+        if all(title in ports for title in titles):
+            own[setting] = ",".join(f"http://{HOST}:{ports[title]}" for title in titles)
     if "registry" in options.external:
         own["TIDELOG_REGISTRY_URL"] = options.external["registry"]
     return own
+
+
+def _grpc_addresses(options: Options, folder: DataDirectory) -> dict[str, str]:
+    """The settings that say where the first instance of a service listens for gRPC."""
+    return {
+        setting: f"{HOST}:{folder.port(_grpc(_title(service, '1')))}"
+        for service in options.services
+        for name, setting in GRPC_SETTINGS.items()
+        if name == service.name
+    }
+
+
+def _second_ports(options: Options, folder: DataDirectory) -> dict[str, str]:
+    return {
+        setting: str(folder.port(setting))
+        for service in options.services
+        for name, setting in PORT_SETTINGS.items()
+        if name == service.name
+    }
 
 
 def _members(
@@ -238,13 +368,19 @@ def _members(
 
 
 def check_scale(scale: Mapping[str, int]) -> None:
-    """Refuse a name that is no service and a number beyond the bounds."""
+    """Refuse a name that is no service and a number beyond the bounds.
+
+    A service that no other one needs may be left out: 0 instances.
+    """
     names = [service.name for service in SERVICES]
+    needed = {name for service in SERVICES for name in service.depends_on}
     for name, number in scale.items():
         if name not in names:
             raise ConfigurationError(f"--scale: {name} is not one of {', '.join(names)}")
-        if not 1 <= number <= INSTANCES_MAX:
-            raise ConfigurationError(f"--scale: {name}={number} is not 1 to {INSTANCES_MAX}")
+        least = 1 if name in needed else 0
+        most = 1 if name in PORT_SETTINGS else INSTANCES_MAX
+        if not least <= number <= most:
+            raise ConfigurationError(f"--scale: {name}={number} is not {least} to {most}")
 
 
 def external_parts(environment: Mapping[str, str]) -> dict[str, str]:
@@ -299,10 +435,29 @@ async def _start_and_watch(stack: Stack, ready: Callable[[dict[str, Any]], None]
     await stack.supervisor.all_ready()
     gateway = stack.url("gateway")
     if stack.options.with_seed and gateway is not None:
-        await asyncio.to_thread(seed, gateway, wanted=lambda: not stack.stopping)
+        await asyncio.to_thread(
+            seed,
+            gateway,
+            wanted=lambda: not stack.stopping,
+            authorization=stack.authorization(),
+        )
     stack.announce()
     ready(stack.description())
-    await stack.supervisor.failed()
+    looking = asyncio.create_task(_look_who_joins(stack))
+    failing = asyncio.create_task(stack.supervisor.failed())
+    try:
+        done, _ = await asyncio.wait((looking, failing), return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        looking.cancel()
+        failing.cancel()
+
+
+async def _look_who_joins(stack: Stack) -> None:
+    while True:
+        stack.look_who_joined()
+        await asyncio.sleep(JOINED_INTERVAL_S)
 
 
 def _on_signals(

@@ -1,172 +1,22 @@
-"""Folding: a batch of records becomes rows to write and the progress to write with them.
+"""Folding: events become changes of rows.
 
-Pure, and in two steps. `read` judges each record and decodes the next ones; what is not an event
-of ours, or shows that the log is damaged, comes out as a value. `Folder` then folds the events
-into the rows that they touch. Whoever drives them loads the rows, and writes the result and the
+Pure. Whoever drives it loads the rows that the events touch, and writes the changes and the
 progress in one transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from tidelog.engine.judge import Progress, Verdict, judge
-from tidelog.engine.ports import MessageCodec, StoredRecord
-from tidelog.errors import CodecError
+from tidelog.engine.judge import Progress
+from tidelog.engine.reading import Fact, Partition
 from tidelog.message import Context, Message, Row
-from tidelog.position import Position
 from tidelog.projection import Projection
-from tidelog.wire import read_event_headers
 
 R = TypeVar("R", bound=Row)
-
-
-class Partition(NamedTuple):
-    """One partition of a context's log."""
-
-    context: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.context}:{self.number}"
-
-
-class Fact(NamedTuple):
-    """An event with what the engine keeps beside it."""
-
-    event: Message
-    partition: Partition
-    offset: int
-    sequence: int
-    version: int
-    recorded_at: datetime
-
-    @property
-    def position(self) -> str:
-        """Where it stands in the log: `orders:3:1042`."""
-        return str(Position(*self.partition, self.sequence))
-
-
-class Parked(NamedTuple):
-    """A record that is kept aside with its original bytes: it is not an event of ours.
-
-    `after` is the sequence of the last event before it.
-    """
-
-    partition: Partition
-    record: StoredRecord
-    after: int
-    fork: bool
-    reason: str
-
-
-class Hole(NamedTuple):
-    """Events are missing: after `progress` came an event whose sequence is further on."""
-
-    partition: Partition
-    progress: Progress
-    found: int
-
-
-class Reading(NamedTuple):
-    """What judging a batch gave. `progress` names the partitions that moved, and no other."""
-
-    facts: list[Fact]
-    progress: dict[Partition, Progress]
-    parked: list[Parked]
-    holes: list[Hole]
-    redelivered: int
-
-
-Batch = Mapping[Partition, Sequence[StoredRecord]]
-
-
-class _Form(NamedTuple):
-    """What a context's events look like: the name of their key, and the name of each type."""
-
-    key: str
-    names: dict[type[Message], str]
-
-
-class EventReader:
-    """Reads records as events of the given contexts, by one rule for what is ours.
-
-    Ours is a record whose headers are whole, whose bytes decode to an event of its context, and
-    whose key, header and key field name one aggregate. The owner of the partition gives sequences
-    to no other record, so no other record takes one here.
-    """
-
-    def __init__(self, contexts: Iterable[Context], codec: MessageCodec) -> None:
-        self._decode = codec.decode
-        self._forms = {
-            context.name: _Form(
-                context.key,
-                {kind: context.full_name(kind) for kind in context.event_types},
-            )
-            for context in contexts
-        }
-
-    def read(self, batch: Batch, progress: Mapping[Partition, Progress]) -> Reading:
-        """Judge the batch against how far each partition was read before."""
-        reading = Reading([], {}, [], [], 0)
-        redelivered = 0
-        for partition, records in batch.items():
-            redelivered += self._read_partition(partition, records, progress[partition], reading)
-        return reading._replace(redelivered=redelivered)
-
-    def _read_partition(
-        self,
-        partition: Partition,
-        records: Sequence[StoredRecord],
-        start: Progress,
-        reading: Reading,
-    ) -> int:
-        """Judge the records of one partition into `reading`; how many came again.
-
-        Only an event moves the progress. A record that is not ours is judged again after a
-        restart that found no event behind it, and parking it twice changes nothing; so an event
-        that an outdated reader could not decode is never passed over for good.
-        """
-        progress, redelivered = start, 0
-        form = self._forms[partition.context]
-        for record in records:
-            fact = self._event(partition, form, record)
-            sequence = fact.sequence if isinstance(fact, Fact) else None
-            verdict = judge(progress, record.offset, sequence)
-            if verdict is Verdict.NEXT and isinstance(fact, Fact):
-                reading.facts.append(fact)
-                progress = Progress(fact.sequence, record.offset)
-            elif verdict is Verdict.REDELIVERY:
-                redelivered += 1
-            elif verdict is Verdict.HOLE and sequence is not None:
-                reading.holes.append(Hole(partition, progress, sequence))
-                break
-            else:
-                reading.parked.append(_parked(partition, record, progress, fact))
-        if progress != start:
-            reading.progress[partition] = progress
-        return redelivered
-
-    def _event(self, partition: Partition, form: _Form, record: StoredRecord) -> Fact | str:
-        """The event in the record, or why it is not one of ours."""
-        try:
-            metadata = read_event_headers(record.headers)
-            event = self._decode(record.value or b"")
-        except CodecError as error:
-            return str(error)
-        if form.names.get(type(event)) != metadata.type:
-            return f"it is not an event of {partition.context}, or ce_type names another"
-        key = getattr(event, form.key)
-        if key != metadata.subject or record.key != key.encode():
-            return "its key, its ce_subject and its key field are not the same"
-        try:
-            recorded_at = datetime.fromisoformat(metadata.recorded_at)
-        except ValueError:
-            return "its ce_time is not a time of the calendar"
-        sequence, version = metadata.sequence, metadata.version
-        return Fact(event, partition, record.offset, sequence, version, recorded_at)
 
 
 class StoredRow(NamedTuple):
@@ -184,20 +34,52 @@ class StoredRow(NamedTuple):
     updated_at: datetime
 
 
-class FoldFailure(NamedTuple):
-    """`evolve` or `keys` failed on an event: a bug, or an event that its state does not allow."""
+class Decision(NamedTuple):
+    """What a person decided about an event that a projection could not fold.
+
+    `event` takes its place; None discards it. `number` and `sequence` are the partition and the
+    sequence at which the decision itself stands in its log.
+    """
+
+    event: Message | None
+    number: int = 0
+    sequence: int = 0
+
+
+Decisions = Mapping[tuple[Partition, int], Decision]
+"""A projection's decisions by partition and sequence. The fold is of the log and of these."""
+
+
+class KeyParked(NamedTuple):
+    """A row whose fold failed at `fact`: it stays as it was, and its later events wait.
+
+    `after` says, for each partition of the batch that may feed the row, up to where the row holds
+    its events.
+    """
 
     key: str
     fact: Fact
     error: Exception
+    after: Mapping[Partition, Progress]
 
 
 class Changes(NamedTuple):
-    """The rows to write and to delete, and the keys whose fold failed; those are in neither."""
+    """The rows to write and to delete, the keys that were parked now, and what waits.
+
+    `passed` counts, by parked key, the events that wait behind the one that failed.
+    """
 
     upserts: dict[str, StoredRow]
     deletes: list[str]
-    failures: list[FoldFailure]
+    parked: list[KeyParked]
+    passed: dict[str, int]
+
+
+class FoldFailure(NamedTuple):
+    """An event whose rows cannot be told, because `keys` failed, or that the store refuses."""
+
+    fact: Fact
+    error: Exception
 
 
 class Touch(NamedTuple):
@@ -209,88 +91,158 @@ class Touch(NamedTuple):
 
 
 class Folder(Generic[R]):
-    """Folds events into the rows of one projection."""
+    """Folds events into the rows of one projection.
 
-    def __init__(self, projection: Projection[R, Any]) -> None:
+    `decisions` may grow while the folder is in use; it is read for each event.
+    """
+
+    def __init__(self, projection: Projection[R, Any], decisions: Decisions | None = None) -> None:
         self._projection = projection
+        self._decisions: Decisions = {} if decisions is None else decisions
         self._event_types = frozenset(projection.event_types)
         self._owner = row_owner(projection)
+        self._keys = {context.name: context.key for context in projection.contexts}
 
     @property
     def shared(self) -> bool:
         """Whether several aggregates, and so several partitions, may feed one row."""
         return self._owner is None
 
-    def touches(self, facts: Iterable[Fact]) -> tuple[list[Touch], list[FoldFailure]]:
-        """Which rows the events touch, in the order of the events."""
+    def touches(self, facts: Iterable[Fact]) -> tuple[list[Touch], FoldFailure | None]:
+        """Which rows the events touch, in order, up to the first whose rows cannot be told."""
         touches: list[Touch] = []
-        failures: list[FoldFailure] = []
         for fact in facts:
-            if type(fact.event) in self._event_types:
+            taken = _revised(fact, self._decisions, self._keys) if self._decisions else fact
+            if taken is not None and type(taken.event) in self._event_types:
                 try:
-                    keys = self._projection.keys_of(fact.event)
+                    keys = self._projection.keys_of(taken.event)
                 except Exception as error:
-                    failures.append(FoldFailure("", fact, error))
-                else:
-                    touches.extend(Touch(key, fact, True) for key in keys)
+                    return touches, FoldFailure(fact, error)
+                touches.extend(Touch(key, taken, True) for key in keys)
             elif fact.partition.context == self._owner:
                 # Not folded, but the row's aggregate has moved on: so has the row's version.
                 key = getattr(fact.event, self._projection.key)
                 touches.append(Touch(key, fact, False))
-        return touches, failures
+        return touches, None
 
-    def fold(self, touches: Iterable[Touch], rows: Mapping[str, StoredRow]) -> Changes:
-        """Fold the events into the rows, which are those in the table for the touched keys."""
+    def fold(
+        self,
+        touches: Iterable[Touch],
+        rows: Mapping[str, StoredRow],
+        waiting: AbstractSet[str] = frozenset(),
+        refused: Mapping[tuple[Partition, int], Exception] | None = None,
+    ) -> Changes:
+        """Fold the events into the rows, which are those in the table for the touched keys.
+
+        The rows of the keys in `waiting` are parked already: their events are counted and passed
+        over. An event in `refused` fails with that error, whatever `evolve` makes of it: the store
+        does not take its outcome.
+        """
         by_key: dict[str, list[Touch]] = {}
         for touch in touches:
             by_key.setdefault(touch.key, []).append(touch)
-        changes = Changes({}, [], [])
+        changes = Changes({}, [], [], {})
         for key, its_touches in by_key.items():
-            stored = rows.get(key)
-            after = self._fold_row(stored, its_touches)
-            if isinstance(after, FoldFailure):
-                changes.failures.append(after)
-            elif after is not None:
-                changes.upserts[key] = after
-            elif stored is not None:
-                changes.deletes.append(key)
+            if key in waiting:
+                changes.passed[key] = len(its_touches)
+            else:
+                self._fold_key(key, rows.get(key), its_touches, refused or {}, changes)
         return changes
 
+    def _fold_key(
+        self,
+        key: str,
+        stored: StoredRow | None,
+        touches: Sequence[Touch],
+        refused: Mapping[tuple[Partition, int], Exception],
+        changes: Changes,
+    ) -> None:
+        """Fold one row's events into `changes`, up to the first that fails."""
+        row, folded, error = self._fold_row(stored, touches, refused)
+        if error is not None:
+            after = _reach(touches, folded)
+            changes.parked.append(KeyParked(key, touches[folded].fact, error, after))
+            waiting = len(touches) - folded - 1
+            if waiting:
+                changes.passed[key] = waiting
+        if row is not None and folded:
+            changes.upserts[key] = row
+        elif row is None and stored is not None:
+            changes.deletes.append(key)
+
     def _fold_row(
-        self, stored: StoredRow | None, touches: Sequence[Touch]
-    ) -> StoredRow | FoldFailure | None:
-        """One row after its events, with what the engine keeps about it."""
+        self,
+        stored: StoredRow | None,
+        touches: Sequence[Touch],
+        refused: Mapping[tuple[Partition, int], Exception],
+    ) -> tuple[StoredRow | None, int, Exception | None]:
+        """The row after its events, how many of them it took, and why it took no more."""
         owned = self._owner is not None
-        row = None
+        row, count, failed, last = None, 0, None, None
+        position = ""
         if stored is not None:
-            row, version, _, created_at, updated_at = stored
+            row, version, position, created_at, updated_at = stored
         for touch in touches:
             fact = touch.fact
             time = fact.recorded_at
-            if row is None:
-                version, created_at, updated_at = 0, time, time
+            after = row
             if touch.folded:
                 try:
-                    row = self._evolve(touch.key, row, fact.event)
+                    if refused:
+                        _refuse(fact, refused)
+                    after = self._evolve(touch.key, row, fact.event)
                 except Exception as error:
-                    return FoldFailure(touch.key, fact, error)
+                    failed = error
+                    break
+            if row is None:
+                version, created_at, updated_at = 0, time, time
+            row, count = after, count + 1
             if owned:
-                version, updated_at = fact.version, time
+                version, updated_at, last = fact.version, time, fact
             else:
                 version += 1
                 created_at, updated_at = min(created_at, time), max(updated_at, time)
         if row is None:
-            return None
-        position = fact.position if owned else ""
-        return StoredRow(row, version, position, created_at, updated_at)
+            return None, count, failed
+        if last is not None:
+            position = last.position
+        return StoredRow(row, version, position, created_at, updated_at), count, failed
 
     def _evolve(self, key: str, row: R | None, event: Message) -> R | None:
         projection = self._projection
+        if row is None and projection.initial is not None:
+            row = projection.initial(key)
         after = projection.evolve(row, event)
         assert after is None or getattr(after, projection.key) == key, (
             f"{projection.name}: evolve gave a row of another {projection.key}"
         )
         return after
+
+
+def revised(
+    facts: Sequence[Fact], decisions: Decisions, contexts: Iterable[Context]
+) -> Sequence[Fact]:
+    """The events as people's decisions have them: edited ones replaced, discarded ones left out."""
+    if not decisions:
+        return facts
+    keys = {context.name: context.key for context in contexts}
+    return [taken for fact in facts if (taken := _revised(fact, decisions, keys)) is not None]
+
+
+def _revised(fact: Fact, decisions: Decisions, keys: Mapping[str, str]) -> Fact | None:
+    """The event as a person's decision has it; None where it is discarded.
+
+    A replacement takes an event's place only where it is of its type and of its aggregate.
+    """
+    decision = decisions.get((fact.partition, fact.sequence))
+    if decision is None:
+        return fact
+    event = decision.event
+    if event is None:
+        return None
+    key = keys[fact.partition.context]
+    fits = type(event) is type(fact.event) and getattr(event, key) == getattr(fact.event, key)
+    return fact._replace(event=event) if fits else fact
 
 
 def row_owner(projection: Projection[Any, Any]) -> str | None:
@@ -301,10 +253,19 @@ def row_owner(projection: Projection[Any, Any]) -> str | None:
     return context.name if context.key == projection.key else None
 
 
-def _parked(
-    partition: Partition, record: StoredRecord, progress: Progress, fact: Fact | str
-) -> Parked:
-    if isinstance(fact, str):
-        return Parked(partition, record, progress.sequence, False, fact)
-    reason = f"it has sequence {fact.sequence}, which an earlier record had: two writers wrote"
-    return Parked(partition, record, progress.sequence, True, reason)
+def _refuse(fact: Fact, refused: Mapping[tuple[Partition, int], Exception]) -> None:
+    error = refused.get((fact.partition, fact.sequence))
+    if error is not None:
+        raise error
+
+
+def _reach(touches: Sequence[Touch], folded: int) -> dict[Partition, Progress]:
+    """Up to where a row holds its events when it took the first `folded` of these."""
+    after = {touch.fact.partition: _at(touch.fact) for touch in touches[:folded]}
+    failed = touches[folded].fact
+    after[failed.partition] = Progress(failed.sequence - 1, failed.offset - 1)
+    return after
+
+
+def _at(fact: Fact) -> Progress:
+    return Progress(fact.sequence, fact.offset)

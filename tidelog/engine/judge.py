@@ -27,14 +27,21 @@ class Verdict(Enum):
     FORK = "fork"  # park it, alarm, partition red: two writers gave one sequence
 
 
-def judge(progress: Progress, offset: int, sequence: int | None) -> Verdict:
-    """Judge the record at `offset`; `sequence` is None where the record is not ours."""
-    if offset <= progress.offset:
-        return Verdict.REDELIVERY
+def judge(progress: tuple[int, int], offset: int, sequence: int | None) -> Verdict:
+    """Judge the record at `offset`; `progress` is a Progress, or the two numbers of one.
+
+    `sequence` is None where the record is not ours.
+    """
+    last, at = progress
+    if offset <= at:
+        return _REDELIVERY
     if sequence is None:
-        return Verdict.FOREIGN
-    if sequence == progress.sequence + 1:
-        return Verdict.NEXT
-    if sequence > progress.sequence + 1:
-        return Verdict.HOLE
-    return Verdict.FORK
+        return _FOREIGN
+    if sequence == last + 1:
+        return _NEXT
+    return _HOLE if sequence > last else _FORK
+
+
+# An attribute of an enumeration costs as much as the whole judgement.
+_NEXT, _REDELIVERY, _FOREIGN = Verdict.NEXT, Verdict.REDELIVERY, Verdict.FOREIGN
+_HOLE, _FORK = Verdict.HOLE, Verdict.FORK

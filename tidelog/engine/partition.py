@@ -22,9 +22,9 @@ from tidelog.engine.ports import (
     StateStore,
     StoredRecord,
 )
-from tidelog.errors import CodecError
-from tidelog.message import Event
-from tidelog.wire import EventMetadata, read_event_headers
+from tidelog.engine.reading import EventForm
+from tidelog.message import Message
+from tidelog.wire import EventMetadata
 
 V = TypeVar("V")
 
@@ -42,10 +42,7 @@ class PartitionState:
         self._store = store
         self._limits = limits
         self._initial = Entry(0, 0, aggregate.initial)
-        context = aggregate.context
-        self._event_names: dict[type, str] = {
-            event: context.full_name(event) for event in context.event_types
-        }
+        self._form = EventForm(aggregate.context)
         self._entries: _Cache[Entry] = _Cache(limits.cached_entries_max)
         self._seen: _Cache[Seen] = _Cache(limits.cached_seen_max)
         self.anchor: Anchor = store.anchor()
@@ -79,10 +76,11 @@ class PartitionState:
 
     def replay(self, record: StoredRecord, codec: MessageCodec) -> Verdict:
         """Judge a record of the log and, if it is the next event, fold it in."""
-        found = self._read(record, codec)
+        found = self._form.read(record, codec)
+        sequence = None if isinstance(found, str) else found[0].sequence
         progress = Progress(self.anchor.sequence, self.anchor.offset)
-        verdict = judge(progress, record.offset, found[0].sequence if found else None)
-        if verdict is Verdict.NEXT and found:
+        verdict = judge(progress, record.offset, sequence)
+        if verdict is Verdict.NEXT and not isinstance(found, str):
             self._fold(record.offset, *found)
         return verdict
 
@@ -112,25 +110,7 @@ class PartitionState:
         self._last_command = ""
         self._log_time = ""
 
-    def _read(
-        self, record: StoredRecord, codec: MessageCodec
-    ) -> tuple[EventMetadata, Event] | None:
-        """The event in a record; None if it is not one of ours, whole and in its place."""
-        try:
-            metadata = read_event_headers(record.headers)
-            event = codec.decode(record.value or b"")
-        except CodecError:
-            return None
-        kind = type(event)
-        ours = (
-            isinstance(event, Event)
-            and metadata.type == self._event_names.get(kind)
-            and metadata.subject == getattr(event, self._aggregate.context.key)
-            and record.key == metadata.subject.encode()
-        )
-        return (metadata, event) if ours and isinstance(event, Event) else None
-
-    def _fold(self, offset: int, metadata: EventMetadata, event: Event) -> None:
+    def _fold(self, offset: int, metadata: EventMetadata, event: Message) -> None:
         key, sequence, command_id = metadata.subject, metadata.sequence, metadata.causation_id
         state = self._aggregate.evolve(self.entry(key).state, event)
         self._entries.dirty[key] = Entry(metadata.version, sequence, state)

@@ -2,7 +2,7 @@
 
 from tidelog.http.command_api import CommandApi
 from tidelog.http.errors import Forbidden, Unauthorized
-from tidelog.http.ports import CallerOf, OperationStore, ReadinessCheck, local_caller
+from tidelog.http.ports import CallerOf, OperationStore, ReadinessCheck, named_caller
 from tidelog.http.problems import exception_handlers, problem_of, problem_response
 from tidelog.http.server import run
 from tidelog.http.service import Service, build_service
@@ -17,7 +17,7 @@ __all__ = [
     "Unauthorized",
     "build_service",
     "exception_handlers",
-    "local_caller",
+    "named_caller",
     "problem_of",
     "problem_response",
     "run",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tidelog.http.errors import ContentTooLarge, RequestTimeout
 from tidelog.http.patience import Patience
@@ -24,6 +24,21 @@ DISCARD_TIMEOUT_MS: Final = 2_000
 
 TOO_LARGE = f"The body may be at most {BODY_BYTES_MAX} bytes."
 TOO_SLOW = "The body did not arrive in time."
+
+
+class Connection(Protocol):
+    """What a request may ask of its connection, in its scope as `tidelog.connection`.
+
+    It is not there where the app is not called by our server, or the client has left already.
+    """
+
+    def begin_stream(self, unsent_bytes_max: int, on_shutdown: Callable[[], None]) -> None:
+        """The answer has no end of its own: little of it may wait, and a stop must end it."""
+        ...
+
+    def abort(self) -> None:
+        """Cut the connection off, whatever still waits to be sent."""
+        ...
 
 
 class Disconnected(Exception):

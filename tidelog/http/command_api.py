@@ -7,8 +7,9 @@ path to its route, one pass over the headers, one read of the body, and the door
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -41,7 +42,7 @@ from tidelog.http.headers import (
     wants_async,
 )
 from tidelog.http.patience import Patience
-from tidelog.http.ports import CallerOf, OperationStore, local_caller
+from tidelog.http.ports import CallerOf, OperationStore, named_caller
 from tidelog.http.problems import (
     MEDIA_TYPE,
     problem_headers,
@@ -131,7 +132,7 @@ class CommandApi:
         *,
         command_timeout_ms: int,
         operations: OperationStore | None = None,
-        caller_of: CallerOf = local_caller,
+        caller_of: CallerOf = named_caller,
         body_timeout_ms: int = asgi.BODY_TIMEOUT_MS,
         if_match_required: bool = False,
     ) -> None:
@@ -196,7 +197,8 @@ class CommandApi:
         command = route.reader.read(raw, id)
         envelope = self.envelope(route, command, caller, id, key, version, exchange)
         if wants_async(headers.get(b"prefer")) and self._operations is not None:
-            return await self._enqueue(self._operations, route, envelope, exchange, send)
+            start = partial(self._operations.start, caller=caller)
+            return await self._enqueue(start, route, envelope, exchange, send)
         answer = await self.submit(route, envelope)
         await _send_answer(answer, exchange, send)
         return answer.status
@@ -269,7 +271,7 @@ class CommandApi:
 
     async def _enqueue(
         self,
-        operations: OperationStore,
+        start: Callable[[str, str, str], Awaitable[None]],
         route: CommandRoute,
         envelope: Envelope,
         exchange: Exchange,
@@ -279,7 +281,7 @@ class CommandApi:
         operation = envelope.command_id
         try:
             with self._command_patience.wait():
-                await operations.start(operation, route.context.name, envelope.command_hash)
+                await start(operation, route.context.name, envelope.command_hash)
                 await self._door.enqueue(route.context.name, envelope)
         except TimeoutError:
             raise Unavailable(

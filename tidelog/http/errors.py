@@ -8,11 +8,14 @@ TidelogError
 ├── ContentTooLarge       413   the body is larger than the bound
 ├── UnsupportedMediaType  415   a content type or encoding that is not read here
 ├── PreconditionRequired  428   If-Match is required and missing
+├── QuotaExceeded         429   the caller has as many of something as it may have
 ├── HeadersTooLarge       431   the header block is larger than the bound
 └── InternalError         500   whatever went wrong on our side, in public
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from tidelog.errors import TidelogError
 
@@ -70,6 +73,15 @@ class PreconditionRequired(TidelogError):
     title = "If-Match is required"
 
 
+class QuotaExceeded(TidelogError):
+    """The caller has as many of something as it may have. Give one back, or try again later."""
+
+    status = 429
+    retry = True
+    title = "Too many at once"
+    retry_after_s: ClassVar[int] = 5
+
+
 class HeadersTooLarge(TidelogError):
     """The request line and headers together are larger than the bound."""
 
@@ -92,5 +104,6 @@ HTTP_ERRORS: tuple[type[TidelogError], ...] = (
     ContentTooLarge,
     UnsupportedMediaType,
     PreconditionRequired,
+    QuotaExceeded,
     HeadersTooLarge,
 )

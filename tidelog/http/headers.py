@@ -21,6 +21,7 @@ _PRINTABLE = re.compile(rb"[\x20-\x7e]{1,128}")
 _QUOTED = re.compile(rb'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _ESCAPED = re.compile(rb"\\(.)")
 _STRONG_VERSION = re.compile(rb'"(0|[1-9][0-9]{0,15})"')
+_ENTITY_TAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _CORRELATION = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
 _NOT_CORRELATION = re.compile(rb"[^A-Za-z0-9._~:/+=@-]+")
 _TRACEPARENT = re.compile(
@@ -92,6 +93,19 @@ def expected_version(raw: bytes) -> int:
             "that must not exist, or * for one that must."
         )
     return int(strong[1])
+
+
+def has_already(condition: str, tag: str) -> bool:
+    """Whether If-None-Match names the tag. The comparison is weak (RFC 9110, 13.1.2)."""
+    condition = condition.strip(" \t")
+    if not condition:
+        return False
+    if condition == "*":
+        return True
+    found = [_ENTITY_TAG.fullmatch(part.strip(" \t")) for part in condition.split(",")]
+    if None in found:
+        raise Malformed('If-None-Match takes entity tags in quotes, such as "3", or *.')
+    return tag in {match[1] for match in found if match}
 
 
 def correlation_id(raw: bytes) -> str | None:

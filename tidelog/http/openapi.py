@@ -25,7 +25,7 @@ VERSION = "3.1.0"
 
 _REFERENCE = "#/components/schemas/{name}"
 _TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-_EXAMPLES_OF_TEXT = ("2026-07-31", "EUR", "DE", "example")
+_EXAMPLES_OF_TEXT = ("2026-07-31", "EUR", "DE", "example", "orders:3:1042", "OrderPlaced")
 _COMMON: tuple[TidelogError, ...] = (
     Malformed("The body is not valid JSON (RFC 8259)."),
     http.Unauthorized("Send a token in the Authorization header."),

@@ -32,7 +32,7 @@ from tidelog.errors import (
     Unavailable,
     Unknown,
 )
-from tidelog.http.errors import HTTP_ERRORS, InternalError, MethodNotAllowed
+from tidelog.http.errors import HTTP_ERRORS, InternalError, MethodNotAllowed, QuotaExceeded
 from tidelog.http.headers import Trace
 
 MEDIA_TYPE = b"application/problem+json"
@@ -82,7 +82,7 @@ def problem_of(error: TidelogError, path: str, trace_id: str) -> Problem:
 
 def problem_headers(error: TidelogError) -> list[tuple[bytes, bytes]]:
     """The headers that the kind of error asks for, beside content type and length."""
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | QuotaExceeded):
         return [(b"retry-after", b"%d" % error.retry_after_s)]
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", error.allow.encode("ascii"))]

@@ -7,6 +7,8 @@ text. Here every refusal is a problem document.
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 import httptools
@@ -43,6 +45,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._fault: TidelogError | None = None
         self.deaf = False  # Nothing more is read from this connection.
+        self._on_shutdown: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one connection too many; wait for the first request only so long."""
@@ -53,9 +56,29 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timer, and let go of what refers back to here."""
         self._stop_head_timer()
+        self._on_shutdown = None
+        if self.scope is not None:
+            self.scope.pop("tidelog.connection", None)  # type: ignore[typeddict-item]
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Finish the answer in hand; one that has no end of its own is told to end."""
+        super().shutdown()
+        if self._on_shutdown is not None:
+            self._on_shutdown()
+
+    def begin_stream(self, unsent_bytes_max: int, on_shutdown: Callable[[], None]) -> None:
+        """The answer has no end of its own: little of it may wait, and a stop must end it."""
+        self._on_shutdown = on_shutdown
+        opened: socket.socket | None = self.transport.get_extra_info("socket")
+        if opened is not None and not self.transport.is_closing():
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, unsent_bytes_max)
+
+    def abort(self) -> None:
+        """Cut the connection off, whatever still waits to be sent."""
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and look at what a head that goes on has taken so far."""
@@ -82,6 +105,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """A head begins."""
         self._head_open = True
         super().on_message_begin()
+        self.scope["tidelog.connection"] = self  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         """A head ends. Its size is only counted where it can be over the bound."""

@@ -1,24 +1,30 @@
 """Running a service on uvicorn, with bounds, and stopping it in order.
 
-On SIGTERM or SIGINT: accept no more connections, finish the requests in flight (within a bound),
-then leave the service's lifespan, which stops its engine, and return. The exit code is 0.
+On SIGTERM or SIGINT: drain where that takes time (draining.py), accept no more connections, finish
+the requests in flight (within a bound), then leave the service's lifespan, which stops its engine,
+and return. The exit code is 0.
 """
 
 from __future__ import annotations
 
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import FrameType
 from typing import Final
 
 import uvicorn
 
+from tidelog.errors import TidelogError
+from tidelog.http.draining import Draining
 from tidelog.http.protocol import BoundedProtocol
 from tidelog.http.service import Service
-from tidelog.logging import get_logger
-from tidelog.settings import Settings
+from tidelog.logging import configure_logging, get_logger
+from tidelog.settings import Settings, load_settings
 
 KEEP_ALIVE_S: Final = 75
 DRAIN_S: Final = 15
@@ -27,6 +33,21 @@ DRAIN_S: Final = 15
 BACKLOG: Final = 2_048
 
 _log = get_logger("tidelog.http")
+
+
+def serve(name: str, build: Callable[[Settings], Service]) -> int:
+    """What every service's `main` does: settings, logs, the service, and serving until a signal.
+
+    0 after a clean stop; 1 with one line on stderr where it could not start or go on.
+    """
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level, name, settings.instance)
+        run(build(settings), settings)
+    except TidelogError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def run(
@@ -44,11 +65,23 @@ def run(
         server_of(service).run(sockets=[listener])
 
 
+class _DrainingServer(uvicorn.Server):
+    """A server that drains before it stops."""
+
+    def __init__(self, config: uvicorn.Config, draining: Draining) -> None:
+        super().__init__(config)
+        self._draining = draining
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come: once to drain and stop, once more to stop now."""
+        self._draining.begin(partial(super().handle_exit, sig, frame))
+
+
 def server_of(
     service: Service, protocol: type[BoundedProtocol] = BoundedProtocol
 ) -> uvicorn.Server:
     """The server, set up with every bound that it knows."""
-    return uvicorn.Server(
+    return _DrainingServer(
         uvicorn.Config(
             service,
             http=protocol,
@@ -63,7 +96,8 @@ def server_of(
             timeout_graceful_shutdown=DRAIN_S,
             backlog=BACKLOG,
             limit_concurrency=None,  # bounded in Service and BoundedProtocol, with problems
-        )
+        ),
+        service.draining,
     )
 
 

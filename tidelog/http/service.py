@@ -30,13 +30,14 @@ from tidelog.http.command_api import (
     refuse,
 )
 from tidelog.http.docs_page import docs_page
+from tidelog.http.draining import Draining
 from tidelog.http.errors import InternalError
 from tidelog.http.headers import check_query, decoded_segments
 from tidelog.http.metrics import UNMATCHED, HttpMetrics
 from tidelog.http.ndjson import PATH as NDJSON_PATH
 from tidelog.http.ndjson import NdjsonApi
 from tidelog.http.openapi import openapi_of
-from tidelog.http.ports import OperationStore, ReadinessCheck
+from tidelog.http.ports import ONLY_OF_HEADER, OperationStore, ReadinessCheck
 from tidelog.http.problem_pages import problem_pages
 from tidelog.http.problems import (
     current_trace,
@@ -63,9 +64,11 @@ class Service:
         commands: CommandApi | None,
         metrics: HttpMetrics,
         access_log: AccessLog,
+        draining: Draining,
         requests_in_flight_max: int = REQUESTS_IN_FLIGHT_MAX,
     ) -> None:
         self.app: Final = app
+        self.draining: Final = draining
         self._commands = commands
         self._many = None if commands is None else NdjsonApi(commands)
         self._metrics = metrics
@@ -189,11 +192,15 @@ def build_service(  # noqa: PLR0913 - the lists that make a service, each by its
     problems: Sequence[type[TidelogError]] = (),
     checks: Sequence[ReadinessCheck] = (),
     lifespan: Lifespan = nullcontext,
+    draining: Draining | None = None,
     registry: CollectorRegistry = REGISTRY,
     instance: str = "1",
     log_every_request: bool = False,
 ) -> Service:
-    """The ASGI app of a service. `lifespan` starts its engine and stops it last."""
+    """The ASGI app of a service. `lifespan` starts its engine and stops it last.
+
+    Without `draining` it stops as soon as it is told to.
+    """
     command_routes: Sequence[CommandRoute] = commands.routes if commands else ()
     metrics = HttpMetrics()
     access_log = AccessLog(name, instance, everything=log_every_request)
@@ -211,13 +218,14 @@ def build_service(  # noqa: PLR0913 - the lists that make a service, each by its
     known = known_problems(aggregates.values(), problems)
     app.router.routes.extend(routes)
     app.router.routes.extend(problem_pages(known))
-    app.router.routes.extend(_health(checks, registry))
+    leaving = [] if draining is None else [draining.check()]
+    app.router.routes.extend(_health([*checks, *leaving], registry))
     if operations is not None:
         app.router.routes.append(_operations(operations))
     for router in routers:
         app.include_router(router)
     app.router.routes.extend(_documents(app, command_routes))
-    return Service(app, commands, metrics, access_log)
+    return Service(app, commands, metrics, access_log, draining or Draining())
 
 
 def _lifespan(
@@ -247,7 +255,11 @@ def _health(checks: Sequence[ReadinessCheck], registry: CollectorRegistry) -> li
 
     async def read_readyz(request: Request) -> Response:
         found = await asyncio.gather(*(_run(check) for check in checks))
-        missing = [reason for reason in found if reason is not None]
+        missing = [
+            reason
+            for check, reason in zip(checks, found, strict=True)
+            if check.vital and reason is not None
+        ]
         if "verbose" in request.query_params:
             listed = [
                 {"name": check.name, "ready": reason is None, "detail": reason or ""}
@@ -282,7 +294,8 @@ async def _run(check: ReadinessCheck) -> str | None:
 
 def _operations(operations: OperationStore) -> Route:
     async def read_operation(request: Request) -> Response:
-        found = await operations.get(request.path_params["id"])
+        only_of = request.headers.get(ONLY_OF_HEADER.decode("ascii"))
+        found = await operations.get(request.path_params["id"], only_of)
         if found is None:
             raise Unknown("There is no such operation; they are kept for 24 hours.")
         return _json(found)

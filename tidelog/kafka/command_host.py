@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import structlog
+from confluent_kafka.admin import AdminClient
 
 from tidelog.aggregate import Aggregate
 from tidelog.engine.batch import Request
@@ -23,7 +24,8 @@ from tidelog.kafka.command_inbox import CommandInbox, OutcomeStore
 from tidelog.kafka.command_sender import CommandSender
 from tidelog.kafka.lease import Lease
 from tidelog.kafka.membership import GroupMembership, MembershipEvents, Place
-from tidelog.kafka.owner import PartitionOwner, unavailable_while_moving
+from tidelog.kafka.owner import PartitionOwner, not_owner_any_more
+from tidelog.kafka.owners import OwnerDirectory, client_id_of, described_owners
 from tidelog.kafka.partition_log import PartitionLog
 from tidelog.kafka.topics import (
     COMMANDS_CONFIG,
@@ -40,6 +42,10 @@ DRAIN_S = 5.0
 RELEASE_S = 12.0
 ASIDE_THREADS = 2
 BEGIN_RETRY_S = 0.5
+NO_ADDRESS = "127.0.0.1:0"
+"""Of a host that no other instance can reach."""
+
+NOT_CONFIRMED = "the group has not confirmed this process lately"
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +76,6 @@ class HostParts:
     codec: MessageCodec
     open_store: OpenStore
     outcomes: OutcomeStore
-    address: str = "127.0.0.1:0"
 
 
 class CommandHost:
@@ -94,24 +99,29 @@ class CommandHost:
         self._draining = False
         self._aside = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
 
-    async def start(self) -> None:
-        """Make the topics, join the group; takeovers follow when partitions are assigned."""
+    async def start(self, address: str = NO_ADDRESS) -> None:
+        """Make the topics, join the group; takeovers follow when partitions are assigned.
+
+        Other instances find the owner of a partition at `address`.
+        """
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._prepare_topics)
         settings = self._settings
+        self._topic_ids = await asyncio.to_thread(
+            prepared_topics, self._admin, settings, [*self._aggregates]
+        )
         self._sender = CommandSender(settings.kafka_bootstrap_servers, self._loop)
         self._membership = GroupMembership(
             bootstrap_servers=settings.kafka_bootstrap_servers,
-            group=f"{settings.topic_prefix}command-service",
-            client_id=f"command-service@{self._parts.address}",
+            group=group_of(settings),
+            client_id=client_id_of(address),
             topics=sorted(self._contexts),
             session_timeout_ms=settings.session_timeout_ms,
             lease=self._lease,
             events=MembershipEvents(
-                assigned=self._on_loop(self._assigned),
-                released=self._on_loop_and_wait(self._released),
-                lost=self._on_loop_and_wait(self._lost),
-                records=self._on_loop(self._received),
+                assigned=_on_loop(self._loop, self._assigned),
+                released=_on_loop_and_wait(self._loop, self._released),
+                lost=_on_loop_and_wait(self._loop, self._lost),
+                records=_on_loop(self._loop, self._received),
             ),
         )
         self._membership.start()
@@ -126,19 +136,29 @@ class CommandHost:
 
     def problems(self) -> list[str]:
         """Why this process is not ready to take every command of its partitions; [] if it is."""
+        return [*self.faults(), *self.waits()]
+
+    def faults(self) -> list[str]:
+        """What does not pass by itself."""
         if not self._membership.alive:
             return ["the thread of the group membership has ended: restart the process"]
+        found = [str(error) for error in self._refused.values()]
+        return found + [
+            f"{context}:{partition}: {owner.writer.broken}"
+            for (context, partition), owner in self._owners.items()
+            if owner.writer.broken is not None
+        ]
+
+    def waits(self) -> list[str]:
+        """What comes with every move of a partition, and passes."""
         if not self._inboxes:
             return ["the group has not assigned any partition yet"]
-        waiting = [str(error) for error in self._refused.values()]
-        waiting += [
-            f"{context}:{partition}: {owner.writer.broken or owner.writer.phase.value}"
+        found = [
+            f"{context}:{partition}: {owner.writer.phase.value}"
             for (context, partition), owner in self._owners.items()
-            if not owner.writer.serving
+            if not owner.writer.serving and owner.writer.broken is None
         ]
-        if not self._lease.holds():
-            waiting.append("the group has not confirmed this process lately")
-        return waiting
+        return found if self._lease.holds() else [*found, NOT_CONFIRMED]
 
     @property
     def owners(self) -> Mapping[tuple[str, int], PartitionOwner]:
@@ -159,6 +179,15 @@ class CommandHost:
         if context not in self._aggregates:
             raise Unknown(f"There is no context {context} here.")
         return partition_of(key, self._settings.partitions)
+
+    def place_of(self, context: str, key: str) -> Place:
+        """The topic and partition by which the group assigns the key; Unknown as above."""
+        number = self.partition_of(context, key)
+        return commands_topic(context, self._settings.topic_prefix), number
+
+    def owns(self, context: str, key: str) -> bool:
+        """Whether the key's partition is owned here, served or still being taken over."""
+        return (context, self.partition_of(context, key)) in self._owners
 
     def submit(self, context: str, envelope: Envelope) -> asyncio.Future[Outcome]:
         """Hand a command in; cancelling the future abandons a command that is not yet decided."""
@@ -266,7 +295,7 @@ class CommandHost:
     async def _released(self, places: Sequence[Place]) -> None:
         owned = self._take(places)
         await asyncio.gather(*(owner.drain(DRAIN_S) for owner in owned))
-        await asyncio.gather(*(owner.stop(unavailable_while_moving()) for owner in owned))
+        await asyncio.gather(*(owner.stop(not_owner_any_more()) for owner in owned))
 
     async def _lost(self, places: Sequence[Place]) -> None:
         error = NotOwner("The partition was lost to another instance. Send it again, same key.")
@@ -295,33 +324,29 @@ class CommandHost:
         prefix = self._settings.topic_prefix
         return [(commands_topic(context, prefix), number) for context, number in self._inboxes]
 
-    def _prepare_topics(self) -> None:
-        prefix = self._settings.topic_prefix
-        topics: dict[str, Mapping[str, str]] = {}
-        for name in self._aggregates:
-            topics[events_topic(name, prefix)] = EVENTS_CONFIG
-            topics[commands_topic(name, prefix)] = COMMANDS_CONFIG
-        settings = self._settings
-        ensure_topics(self._admin, topics, settings.partitions, settings.replication_factor)
-        self._topic_ids = topic_ids(self._admin, topics)
 
-    def _on_loop(self, coroutine: Any) -> Any:
-        def call(*args: Any) -> None:
-            future = asyncio.run_coroutine_threadsafe(coroutine(*args), self._loop)
-            future.add_done_callback(_log_failure)
+def group_of(settings: Settings) -> str:
+    """The consumer group whose members are the command services."""
+    return f"{settings.topic_prefix}command-service"
 
-        return call
 
-    def _on_loop_and_wait(self, coroutine: Any) -> Any:
-        def call(*args: Any) -> None:
-            assert threading.current_thread() is not threading.main_thread()
-            future = asyncio.run_coroutine_threadsafe(coroutine(*args), self._loop)
-            try:
-                future.result(RELEASE_S)
-            except TimeoutError:
-                log.error("host.release_timed_out", timeout_s=RELEASE_S)
+def directory_of(settings: Settings) -> OwnerDirectory:
+    """Where the group tells the owners of all partitions, those of other instances too."""
+    admin = admin_client(settings.kafka_bootstrap_servers)
+    return OwnerDirectory(partial(described_owners, admin, group_of(settings)))
 
-        return call
+
+def prepared_topics(
+    admin: AdminClient, settings: Settings, contexts: Sequence[str]
+) -> dict[str, str]:
+    """The ids of the topics of these contexts, which are made where they are not there."""
+    prefix = settings.topic_prefix
+    topics: dict[str, Mapping[str, str]] = {}
+    for name in contexts:
+        topics[events_topic(name, prefix)] = EVENTS_CONFIG
+        topics[commands_topic(name, prefix)] = COMMANDS_CONFIG
+    ensure_topics(admin, topics, settings.partitions, settings.replication_factor)
+    return topic_ids(admin, topics)
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -335,6 +360,26 @@ def limits_of(settings: Settings) -> Limits:
         cached_seen_max=settings.cached_states_max,
         idempotency_window_hours=settings.idempotency_window_hours,
     )
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, coroutine: Any) -> Any:
+    def call(*args: Any) -> None:
+        future = asyncio.run_coroutine_threadsafe(coroutine(*args), loop)
+        future.add_done_callback(_log_failure)
+
+    return call
+
+
+def _on_loop_and_wait(loop: asyncio.AbstractEventLoop, coroutine: Any) -> Any:
+    def call(*args: Any) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        future = asyncio.run_coroutine_threadsafe(coroutine(*args), loop)
+        try:
+            future.result(RELEASE_S)
+        except TimeoutError:
+            log.error("host.release_timed_out", timeout_s=RELEASE_S)
+
+    return call
 
 
 def _reply(future: asyncio.Future[Outcome], outcome: Outcome) -> None:

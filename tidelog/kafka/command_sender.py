@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaException, Producer
 
 from tidelog.errors import Overloaded, Unavailable
+from tidelog.kafka.security import connection
 from tidelog.wire import Headers
 
 POLL_S = 0.1
@@ -23,7 +24,7 @@ class CommandSender:
         self._stopping = threading.Event()
         self._producer = Producer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **connection(bootstrap_servers),
                 "client.id": "tidelog-command-sender",
                 "enable.idempotence": True,
                 "acks": "all",

@@ -8,7 +8,7 @@ the group only says who should try, and its answers renew the lease.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from tidelog.engine.ports import StoredRecord
 from tidelog.kafka.lease import Lease
-from tidelog.kafka.replay import stored_record
+from tidelog.kafka.records import stored_record
+from tidelog.kafka.security import connection
 
 POLL_S = 0.1
 POLL_RECORDS_MAX = 500
@@ -39,6 +40,23 @@ class MembershipEvents:
     records: Callable[[Place, Sequence[StoredRecord]], None]
 
 
+def classic(session_timeout_ms: int) -> dict[str, str | int]:
+    """Kafka's classic group protocol.
+
+    Dynamic membership: a second process never evicts a paused one before its lease has run out.
+    """
+    return {
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": session_timeout_ms,
+        "heartbeat.interval.ms": heartbeat_ms(session_timeout_ms),
+    }
+
+
+def heartbeat_ms(session_timeout_ms: int) -> int:
+    """How often a member says that it lives, and hears that the group is being balanced."""
+    return max(session_timeout_ms // 12, 100)
+
+
 class GroupMembership:
     """One member of the group, with the thread that polls for it."""
 
@@ -52,7 +70,9 @@ class GroupMembership:
         session_timeout_ms: int,
         lease: Lease,
         events: MembershipEvents,
+        protocol: Mapping[str, str | int] | None = None,
     ) -> None:
+        """`protocol` is how the group is kept; `classic` where none is given (ADR 24)."""
         self._topics = list(topics)
         self._lease = lease
         self._events = events
@@ -63,15 +83,11 @@ class GroupMembership:
         self._proof_sent_at: float | None = None
         self._consumer = Consumer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **connection(bootstrap_servers),
                 "group.id": group,
                 # Other instances find the owner's address here, by describing the group.
                 "client.id": client_id,
-                # Dynamic membership: a second process never evicts a paused one before its lease
-                # has run out.
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": session_timeout_ms,
-                "heartbeat.interval.ms": max(session_timeout_ms // 6, 100),
+                **(protocol or classic(session_timeout_ms)),
                 "max.poll.interval.ms": max(60_000, session_timeout_ms),
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
@@ -243,11 +259,18 @@ class GroupMembership:
     def _with_offsets(
         self, consumer: Any, partitions: list[TopicPartition]
     ) -> list[TopicPartition]:
-        """Where to begin: the committed offset; without one, the oldest command that is kept."""
+        """Where to begin: the committed offset; without one, the oldest command that is kept.
+
+        A committed one that is kept no more is put right by `auto.offset.reset`. Asking for the
+        oldest costs a round trip for each partition, while all of them wait for their owner.
+        """
         placed = []
         for found in consumer.committed(partitions, timeout=REQUEST_TIMEOUT_S):
-            low, _ = consumer.get_watermark_offsets(found, timeout=REQUEST_TIMEOUT_S, cached=False)
-            offset = max(found.offset, low) if found.offset >= 0 else low
+            offset = found.offset
+            if offset < 0:
+                offset, _ = consumer.get_watermark_offsets(
+                    found, timeout=REQUEST_TIMEOUT_S, cached=False
+                )
             placed.append(TopicPartition(found.topic, found.partition, offset))
         return placed
 

@@ -30,8 +30,9 @@ from tidelog.engine.actions import (
 )
 from tidelog.engine.batch import Request
 from tidelog.engine.writer import PartitionWriter
-from tidelog.errors import LogError, TidelogError, Unavailable
+from tidelog.errors import LogError, NotOwner, TidelogError
 from tidelog.kafka.lease import Lease
+from tidelog.kafka.marker_watch import MarkerWatch
 from tidelog.kafka.partition_log import PartitionLog
 
 BACKOFF_MIN_S = 0.05
@@ -70,6 +71,23 @@ COMMIT_EVENTS = Histogram(
 log = structlog.get_logger(__name__)
 
 
+class _CommitMeter:
+    """Measures the commits of a partition."""
+
+    def __init__(self, context: str, clock: Callable[[], float]) -> None:
+        self._seconds = COMMIT_SECONDS.labels(context)
+        self._events = COMMIT_EVENTS.labels(context)
+        self._clock = clock
+        self._began = 0.0
+
+    def begin(self) -> None:
+        self._began = self._clock()
+
+    def end(self, events: int) -> None:
+        self._seconds.observe(self._clock() - self._began)
+        self._events.observe(events)
+
+
 class PartitionOwner:
     """One owned partition. All methods but the worker's run on the event loop."""
 
@@ -100,9 +118,10 @@ class PartitionOwner:
         self._resumption: asyncio.Task[None] | None = None
         self._released = asyncio.Event()  # the worker has let go of Kafka
         self._closed = False
-        self._commit_seconds = COMMIT_SECONDS.labels(writer.context)
-        self._commit_events = COMMIT_EVENTS.labels(writer.context)
-        self._commit_began = 0.0
+        self._meter = _CommitMeter(writer.context, loop.time)
+        self._markers = MarkerWatch(
+            self._name, loop, run_aside, partition_log.settled, self._marker_overdue
+        )
         self.commits = 0
         self.takeovers = 0
         self.checkpoint_failures = 0
@@ -130,6 +149,7 @@ class PartitionOwner:
         if self.writer.phase is not Phase.STOPPED:
             self.writer.stop(error)
         self._deliver()
+        self._markers.stop()
         if self._resumption is not None:
             self._resumption.cancel()
         self._jobs.put(None)
@@ -169,7 +189,7 @@ class PartitionOwner:
                 self._append(action)
             else:
                 self._in_worker = True
-                self._commit_began = self._loop.time()
+                self._meter.begin()
                 self._jobs.put(action)
 
     def _append(self, action: Append) -> None:
@@ -187,6 +207,12 @@ class PartitionOwner:
         self._failed_at = self._lease.clock()
         self.writer.failed()
 
+    def _marker_overdue(self) -> None:
+        """The takeover writes it, and nobody reads what was committed before that."""
+        if self.writer.serving and self.writer.idle and not self._in_worker:
+            self._fail()
+            self._pump()
+
     def _deliver(self) -> None:
         for request, outcome in self.writer.take_answers():
             try:
@@ -202,12 +228,7 @@ class PartitionOwner:
         if isinstance(error, LogError):
             self.writer.break_off(error)
         elif error is not None:
-            log.warning(
-                "owner.failed",
-                partition=self._name,
-                action=repr(action),
-                error=str(error),
-            )
+            log.warning("owner.failed", partition=self._name, action=repr(action), error=str(error))
             self._fail()
         else:
             self._report_safely(action, result)
@@ -243,8 +264,8 @@ class PartitionOwner:
             case Commit():
                 self.writer.committed(*result)
                 self.commits += 1
-                self._commit_seconds.observe(self._loop.time() - self._commit_began)
-                self._commit_events.observe(action.records)
+                self._markers.committed()
+                self._meter.end(action.records)
                 if self.writer.phase is Phase.RESET:  # committed, but not where it must be
                     self.failures += 1
                     self._failed_at = self._lease.clock()
@@ -255,11 +276,8 @@ class PartitionOwner:
     def _note_takeover(self) -> None:
         if self.writer.serving:
             self.takeovers += 1
-            log.info(
-                "owner.serving",
-                partition=self._name,
-                sequence=self.writer.state.anchor.sequence,
-            )
+            sequence = self.writer.state.anchor.sequence
+            log.info("owner.serving", partition=self._name, sequence=sequence)
 
     async def _resume(self, attempt: int) -> None:
         """Back off with jitter, and wait for a group answer that is newer than the failure."""
@@ -277,10 +295,8 @@ class PartitionOwner:
             self._loop.call_soon(self._checkpoint)
 
     def _checkpoint(self) -> None:
-        if not self._checkpoint_due:
-            return
-        self._checkpoint_due = False
-        if self._closed:
+        due, self._checkpoint_due = self._checkpoint_due, False
+        if not due or self._closed:
             return
         try:
             self.writer.state.checkpoint()
@@ -320,6 +336,6 @@ class PartitionOwner:
             log.warning("owner.prepare_failed", partition=self._name, error=str(error))
 
 
-def unavailable_while_moving() -> Unavailable:
+def not_owner_any_more() -> NotOwner:
     """What waiting commands are told when their partition moves away."""
-    return Unavailable("The partition is moving to another instance. Send it again, same key.")
+    return NotOwner("The partition is moving to another instance. Send it again, same key.")

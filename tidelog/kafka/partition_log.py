@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from confluent_kafka.admin import AdminClient
 
@@ -17,12 +18,15 @@ from tidelog.engine.actions import (
     Reset,
     Slot,
 )
-from tidelog.errors import TopicRecreated
+from tidelog.errors import TopicRecreated, Unavailable
+from tidelog.kafka.markers import Fencing
 from tidelog.kafka.replay import PartitionReplay
-from tidelog.kafka.topics import admin_client, high_watermark, topic_ids
+from tidelog.kafka.topics import admin_client, high_watermark, stable_offset, topic_ids
 from tidelog.kafka.transactions import TransactionalPair
 
-FIND_END_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 10.0
+
+T = TypeVar("T")
 
 
 class PartitionLog:
@@ -45,6 +49,12 @@ class PartitionLog:
         self._topic_id = topic_id
         self._replay: PartitionReplay | None = None
         self._end = 0
+        self._fencing = Fencing(
+            bootstrap_servers=bootstrap_servers,
+            topic=topic,
+            partition=partition,
+            settled=self.settled,
+        )
         self._pair = TransactionalPair(
             bootstrap_servers=bootstrap_servers,
             topic=topic,
@@ -63,7 +73,7 @@ class PartitionLog:
         """
         match action:
             case Fence(slot=slot):
-                return self._pair.fence(slot)
+                return self._fence(slot)
             case FindEnd():
                 return self._find_end()
             case Read(offset=offset):
@@ -87,19 +97,36 @@ class PartitionLog:
         finally:
             self._pair.reset()
 
+    def settled(self) -> bool:
+        """Whether no transaction is open in the partition; any thread may ask."""
+        return self._asked(self._is_settled)
+
+    def _fence(self, slot: Slot) -> None:
+        """Initialise the slot's id; what its last transaction came to holds, whatever happened."""
+        self._fencing.fence(self._pair.transactional_id(slot), partial(self._pair.fence, slot))
+
+    def _is_settled(self) -> bool:
+        place = self._topic, self._partition, REQUEST_TIMEOUT_S
+        return stable_offset(self._admin, *place) >= high_watermark(self._admin, *place)
+
     def _find_end(self) -> int:
+        self._end = self._asked(self._find_high_watermark)
+        return self._end
+
+    def _find_high_watermark(self) -> int:
+        self._check_topic()
+        return high_watermark(self._admin, self._topic, self._partition, REQUEST_TIMEOUT_S)
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        """The answer of a broker; whatever goes wrong, the next one is asked by a new client."""
         try:
-            self._check_topic()
-            self._end = high_watermark(
-                self._admin, self._topic, self._partition, FIND_END_TIMEOUT_S
-            )
+            return question()
         except TopicRecreated:
             raise
-        except Exception:
+        except Exception as error:
             # An admin client that has lost its broker may not look for it again for minutes.
             self._admin = admin_client(self._bootstrap_servers)
-            raise
-        return self._end
+            raise Unavailable(f"Kafka does not answer: {error}") from error
 
     def _check_topic(self) -> None:
         found = topic_ids(self._admin, [self._topic]).get(self._topic)

@@ -8,6 +8,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tidelog.engine.ports import StoredRecord
 from tidelog.errors import LogHole, Unavailable
+from tidelog.kafka.records import come, stored_record
+from tidelog.kafka.security import connection
 
 READ_RECORDS_MAX = 2_000
 READ_WAIT_S = 1.0
@@ -23,7 +25,7 @@ class PartitionReplay:
         self._position = -1
         self._consumer = Consumer(
             {
-                "bootstrap.servers": bootstrap_servers,
+                **connection(bootstrap_servers),
                 "client.id": f"tidelog-replay-{topic}-{partition}",
                 # Needed by the library; no group is joined and nothing is committed.
                 "group.id": f"tidelog-replay-{topic}-{partition}",
@@ -50,11 +52,8 @@ class PartitionReplay:
         if offset != self._position:
             self._consumer.assign([TopicPartition(*self._place, offset)])
             self._position = offset
-        first = self._consumer.poll(READ_WAIT_S)
-        if first is None:
-            return [], self._position
         records: list[StoredRecord] = []
-        for message in (first, *self._consumer.consume(READ_RECORDS_MAX - 1, 0)):
+        for message in come(self._consumer, READ_RECORDS_MAX, READ_WAIT_S):
             error = message.error()
             if error is None:
                 records.append(stored_record(message))
@@ -80,16 +79,3 @@ class PartitionReplay:
             self._consumer.close()
         except KafkaException as error:
             raise Unavailable(str(error)) from error
-
-
-def stored_record(message: Any) -> StoredRecord:
-    """A consumed message as the engine reads it.
-
-    Kafka lets a header have any bytes for a name. Names that are no UTF-8 are not ours to read, so
-    such a record comes without headers, and is judged by that.
-    """
-    try:
-        headers = message.headers() or []
-    except UnicodeDecodeError:
-        headers = []
-    return StoredRecord(message.offset(), message.key(), message.value(), headers)

@@ -18,6 +18,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
 from tidelog.errors import ConfigurationError, Unavailable
+from tidelog.kafka.security import connection
 
 REQUEST_TIMEOUT_S = 10.0
 DESCRIBE_POLL_S = 0.05
@@ -37,7 +38,7 @@ COMMANDS_CONFIG = {
 
 def admin_client(bootstrap_servers: str) -> AdminClient:
     """A client for the requests of this module."""
-    return AdminClient({"bootstrap.servers": bootstrap_servers, "client.id": "tidelog-admin"})
+    return AdminClient({**connection(bootstrap_servers), "client.id": "tidelog-admin"})
 
 
 def ensure_topics(
@@ -84,15 +85,23 @@ def high_watermark(admin: AdminClient, topic: str, partition: int, timeout_s: fl
     A read_committed end offset would be the last stable one and may hide committed records that
     lie behind an open transaction (KAFKA-10167).
     """
-    place = TopicPartition(topic, partition)
+    return _end(admin, TopicPartition(topic, partition), IsolationLevel.READ_UNCOMMITTED, timeout_s)
+
+
+def stable_offset(admin: AdminClient, topic: str, partition: int, timeout_s: float) -> int:
+    """The last stable offset: that of the first record whose transaction is still open, if any."""
+    return _end(admin, TopicPartition(topic, partition), IsolationLevel.READ_COMMITTED, timeout_s)
+
+
+def _end(
+    admin: AdminClient, place: TopicPartition, isolation: IsolationLevel, timeout_s: float
+) -> int:
     futures = admin.list_offsets(
-        {place: LATEST},
-        isolation_level=IsolationLevel.READ_UNCOMMITTED,
-        request_timeout=timeout_s,
+        {place: LATEST}, isolation_level=isolation, request_timeout=timeout_s
     )
     end = int(futures[place].result().offset)
     if end < 0:  # what the client says, without an error, when no broker has answered it
-        raise Unavailable(f"Kafka does not tell where {topic}[{partition}] ends")
+        raise Unavailable(f"Kafka does not tell where {place.topic}[{place.partition}] ends")
     return end
 
 
@@ -125,5 +134,6 @@ def _describe(admin: AdminClient, topics: Iterable[str]) -> dict[str, Any]:
             found[name] = future.result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                admin.poll(0)  # this client tells why it is refused when it is asked
                 raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
     return found

@@ -18,6 +18,7 @@ from tidelog.engine.actions import (
 )
 from tidelog.engine.ports import OutgoingRecord
 from tidelog.errors import TidelogError
+from tidelog.kafka.security import connection
 
 
 class Uncertain(TidelogError):
@@ -35,6 +36,10 @@ class TransactionalPair:
         self._partition = partition
         self._timeout_ms = timeout_ms
         self._handles: dict[Slot, _Handle] = {}
+
+    def transactional_id(self, slot: Slot) -> str:
+        """The transactional id of a slot."""
+        return f"{self._topic}-{self._partition}-{slot.value}"
 
     def fence(self, slot: Slot) -> None:
         """Open the slot's handle; whoever used its transactional id before can write no more."""
@@ -73,9 +78,9 @@ class TransactionalPair:
 
     def _config(self, slot: Slot) -> dict[str, Any]:
         return {
-            "bootstrap.servers": self._bootstrap_servers,
+            **connection(self._bootstrap_servers),
             "client.id": f"tidelog-writer-{self._topic}-{self._partition}",
-            "transactional.id": f"{self._topic}-{self._partition}-{slot.value}",
+            "transactional.id": self.transactional_id(slot),
             "transaction.timeout.ms": self._timeout_ms,
             # A record that is not delivered within the transaction's life is of no use.
             "message.timeout.ms": self._timeout_ms,

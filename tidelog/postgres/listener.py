@@ -1,32 +1,64 @@
 """How far the serving read models are, told by PostgreSQL; and waiting until they are further.
 
 One connection per process listens; requests wait on what it hears. A bounded number may wait.
+Every commit that changes rows is told, with the partitions that they were folded from, also where
+those stand where they stood: a retry that ends changes rows without new events.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from tidelog.engine.folding import Partition
+from tidelog.engine.reading import Partition
 from tidelog.errors import NotYetVisible, Overloaded
 from tidelog.logging import get_logger
 from tidelog.position import Position, format_token
-from tidelog.postgres.notices import CHANNEL, Notice, read_notice
+from tidelog.postgres.notices import (
+    CHANNEL,
+    PARKED_CHANNEL,
+    Notice,
+    read_notice,
+    read_parked_notice,
+)
 from tidelog.postgres.tables import Generation
+from tidelog.postgres.trouble import reason
 
 CONNECT_TIMEOUT_S = 5
 PAUSE_S_MIN = 0.1
 PAUSE_S_MAX = 5.0
 # The positions are read again so often, so that a notice that was lost costs little.
 REFRESH_S = 10.0
+# A connection that says nothing may be broken: it is asked so often whether it is there.
+PROOF_S = 1.0
 
 Reached = Mapping[Partition, int]
 log = get_logger(__name__)
+
+
+class Hearer(Protocol):
+    """Is told all that the listener learns about the generations that serve, as it learns it."""
+
+    def moved(self, projection: str, reached: Reached) -> None:
+        """Rows that are folded from these partitions may have changed; so far they are now."""
+        ...
+
+    def anew(self) -> None:
+        """Everything was read anew. What has changed meanwhile cannot be told one by one."""
+        ...
+
+    def proved(self) -> None:
+        """The connection answers: what was committed before it was asked has been told."""
+        ...
+
+    def lost(self) -> None:
+        """The connection is broken: what happens is not told until everything is read anew."""
+        ...
 
 
 class PositionListener:
@@ -39,12 +71,25 @@ class PositionListener:
         self._serving: dict[str, Generation] = {}
         self._reached: dict[Generation, dict[Partition, int]] = {}
         self._waiters: dict[asyncio.Future[None], tuple[str, Reached]] = {}
+        self._followers: dict[str, Callable[[], None]] = {}
+        self._parked: set[Generation] = set()
+        self.hearer: Hearer | None = None
         self.trouble: str | None = "not connected yet"
+        self.breaks = 0
 
     def reached(self, projection: str) -> Reached:
         """The sequence that each partition has reached at least; empty if nothing serves yet."""
         generation = self._serving.get(projection)
         return self._reached.get(generation, {}) if generation else {}
+
+    def serving(self) -> Iterable[tuple[Generation, Reached]]:
+        """Every generation that serves, and how far it is."""
+        return [(each, self._reached[each]) for each in self._serving.values()]
+
+    def parked(self, projection: str) -> Generation | None:
+        """The generation that serves, if keys of it may be parked."""
+        generation = self._serving.get(projection)
+        return generation if generation in self._parked else None
 
     async def wait(self, projection: str, wanted: Reached, timeout_s: float) -> None:
         """Return once the projection has reached these positions.
@@ -65,6 +110,11 @@ class PositionListener:
         finally:
             del self._waiters[future]
 
+    def follow(self, projection: str, moved: Callable[[], None]) -> None:
+        """Call `moved` whenever the projection may have got further. One may follow each."""
+        assert projection not in self._followers, f"{projection} is followed already"
+        self._followers[projection] = moved
+
     async def run(self) -> None:
         """Listen until cancelled, connecting again where the connection breaks."""
         pause_s = PAUSE_S_MIN
@@ -74,7 +124,12 @@ class PositionListener:
                     pause_s = PAUSE_S_MIN
                     await self._listen(connection)
             except psycopg.Error as error:
-                self.trouble = f"PostgreSQL: {str(error).partition(chr(10))[0]}"
+                self.trouble = f"PostgreSQL: {reason(error)}"
+                # A database that comes back after a crash may stand before what was heard of it.
+                self._serving, self._reached = {}, {}
+                self.breaks += 1
+                if self.hearer is not None:
+                    self.hearer.lost()
                 log.warning("listener.waits", reason=self.trouble, pause_s=pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, PAUSE_S_MAX)
@@ -94,15 +149,48 @@ class PositionListener:
 
     async def _listen(self, connection: AsyncConnection[Any]) -> None:
         # First listen, then read: what commits in between is told.
-        await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        for channel in (CHANNEL, PARKED_CHANNEL):
+            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        told = False
         while True:
+            before = {each: dict(reached) for each, reached in self.serving()}
             await self._load(connection)
             self.trouble = None
-            notices = connection.notifies(timeout=REFRESH_S)
+            self._tell_loaded(before, told=told)
+            told = await self._hear_all(connection)
+
+    async def _hear_all(self, connection: AsyncConnection[Any]) -> bool:
+        """Hear for REFRESH_S; False as soon as a notice tells of a generation that is not known.
+
+        Notices that came together with that one are lost.
+        """
+        until = time.monotonic() + REFRESH_S
+        while time.monotonic() < until:
+            notices = connection.notifies(timeout=PROOF_S)
             async for notify in notices:
-                if not self._hear(notify.payload):
+                if notify.channel == PARKED_CHANNEL:
+                    self._hear_parked(notify.payload)
+                elif not self._hear(notify.payload):
                     await notices.aclose()
-                    break
+                    return False
+            await connection.execute("SELECT 1")
+            if self.hearer is not None:
+                self.hearer.proved()
+        return True
+
+    def _tell_loaded(self, before: Mapping[Generation, Reached], *, told: bool) -> None:
+        """Tell what was loaded: what it adds to what was `told`, else all of it."""
+        if self.hearer is None:
+            return
+        now = dict(self.serving())
+        if not told or now.keys() != before.keys():
+            self.hearer.anew()
+            return
+        for generation, reached in now.items():
+            known = before[generation]
+            moved = {at: sequence for at, sequence in reached.items() if known.get(at) != sequence}
+            if moved:
+                self.hearer.moved(generation.projection, moved)
 
     def _hear(self, payload: str) -> bool:
         """Take a notice in; False where it tells of a generation that is not known yet."""
@@ -114,8 +202,22 @@ class PositionListener:
             return False
         for position in notice.positions:
             reached[Partition(position.context, position.partition)] = position.sequence
-        self._wake(notice.generation.projection)
+        projection = notice.generation.projection
+        if self.hearer is not None and self._serving.get(projection) == notice.generation:
+            places = (Partition(each.context, each.partition) for each in notice.positions)
+            self.hearer.moved(projection, {at: reached[at] for at in places})
+        self._wake(projection)
         return True
+
+    def _hear_parked(self, payload: str) -> None:
+        """A key is parked. That none is any more is seen at the next load."""
+        try:
+            schema, generation = read_parked_notice(payload)
+        except ValueError:  # anyone may notify; what is not ours is shown
+            log.warning("listener.foreign_notice", reason="not of the form of a parked key")
+            return
+        if schema == self._schema:
+            self._parked.add(generation)
 
     async def _load(self, connection: AsyncConnection[Any]) -> None:
         """Read all positions; where PostgreSQL was restored they may be lower than before."""
@@ -151,12 +253,19 @@ class PositionListener:
             if serves:
                 serving[name] = generation
         self._serving, self._reached = serving, reached
+        keys = sql.Identifier(self._schema, "parked_keys")
+        parked = await connection.execute(
+            sql.SQL("SELECT DISTINCT projection, version, generation FROM {}").format(keys)
+        )
+        self._parked = {Generation(*each) for each in await parked.fetchall()}
         for name in serving:
             self._wake(name)
 
     # --- waiting ----------------------------------------------------------------------------
 
     def _wake(self, projection: str) -> None:
+        if projection in self._followers:
+            self._followers[projection]()
         for future, (name, wanted) in self._waiters.items():
             if name == projection and not future.done() and self._visible(name, wanted):
                 future.set_result(None)

@@ -18,9 +18,14 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from tidelog.engine.command import Envelope, Outcome
 from tidelog.errors import IdempotencyKeyReused, Unavailable
 from tidelog.kafka.command_inbox import TopicCommand
+from tidelog.postgres.patience import RECONNECT_TIMEOUT_S, AnsweredWithin
 
 POOL_MAX = 4
 TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 5.0
+"""What somebody waits for. Shorter than a command may take, so that they hear why."""
+
+BATCH_TIMEOUT_S = 60.0
 KEPT_HOURS = 24
 
 T = TypeVar("T")
@@ -37,10 +42,12 @@ CREATE TABLE IF NOT EXISTS {schema}.operations (
     status text NOT NULL CHECK (status IN ('running', 'done', 'refused')),
     document jsonb NOT NULL DEFAULT '{{}}',
     command_hash text,
+    caller text,
     started_at timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz
 );
 ALTER TABLE {schema}.operations ADD COLUMN IF NOT EXISTS command_hash text;
+ALTER TABLE {schema}.operations ADD COLUMN IF NOT EXISTS caller text;
 CREATE INDEX IF NOT EXISTS operations_started_at ON {schema}.operations (started_at);
 CREATE TABLE IF NOT EXISTS {schema}.parked_commands (
     context text NOT NULL,
@@ -56,9 +63,10 @@ CREATE TABLE IF NOT EXISTS {schema}.parked_commands (
 """
 
 _START: LiteralString = """
-INSERT INTO {schema}.operations AS known (id, context, status, command_hash)
-VALUES (%s, %s, 'running', %s)
+INSERT INTO {schema}.operations AS known (id, context, status, command_hash, caller)
+VALUES (%s, %s, 'running', %s, %s)
 ON CONFLICT (id) DO UPDATE SET
+    caller = coalesce(known.caller, excluded.caller),
     status = CASE WHEN known.status = 'refused' THEN 'running' ELSE known.status END,
     document = CASE WHEN known.status = 'refused' THEN '{{}}' ELSE known.document END,
     command_hash = CASE WHEN known.status = 'refused' THEN excluded.command_hash
@@ -81,7 +89,8 @@ VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
 
 _GET: LiteralString = """
 SELECT status, document FROM {schema}.operations
-WHERE id = %s AND started_at > now() - make_interval(hours => %s)
+WHERE id = %(id)s AND started_at > now() - make_interval(hours => %(hours)s)
+    AND (%(only_of)s::text IS NULL OR caller = %(only_of)s::text)
 """
 
 _FORGET: LiteralString = """
@@ -101,6 +110,7 @@ class PostgresOperations:
             min_size=0,
             max_size=POOL_MAX,
             timeout=TIMEOUT_S,
+            reconnect_timeout=RECONNECT_TIMEOUT_S,
             open=False,
             kwargs={"connect_timeout": int(TIMEOUT_S)},
         )
@@ -113,28 +123,35 @@ class PostgresOperations:
         """Release the connections."""
         await self._pool.close()
 
-    async def start(self, operation_id: str, context: str, command_hash: str) -> None:
-        """Note that the operation runs; one that is done stays so, one refused is decided again."""
+    async def start(self, operation_id: str, context: str, command_hash: str, caller: str) -> None:
+        """Note that the operation runs; one that is done stays so, one refused is decided again.
+
+        It is the caller's: the id follows from the caller's name, so nobody else can start it.
+        """
 
         async def work(connection: AsyncConnection[Any]) -> str:
-            values = (operation_id, context, command_hash)
+            values = (operation_id, context, command_hash, caller)
             cursor = await connection.execute(self._sql(_START), values)
             row = await cursor.fetchone()
             assert row is not None, "the statement returns the row in any case"
             return str(row[0])
 
-        if await self._transact(work) != command_hash:
+        if await self._transact(work, REQUEST_TIMEOUT_S) != command_hash:
             raise IdempotencyKeyReused
 
-    async def get(self, operation_id: str) -> dict[str, Any] | None:
-        """The operation's document, for 24 hours after it began."""
+    async def get(self, operation_id: str, only_of: str | None = None) -> dict[str, Any] | None:
+        """The operation's document, for 24 hours after it began; None where it is not `only_of`'s.
+
+        What sagas and effects have sent is nobody's.
+        """
+        values = {"id": operation_id, "hours": KEPT_HOURS, "only_of": only_of}
 
         async def work(connection: AsyncConnection[Any]) -> dict[str, Any] | None:
-            cursor = await connection.execute(self._sql(_GET), (operation_id, KEPT_HOURS))
+            cursor = await connection.execute(self._sql(_GET), values)
             row = await cursor.fetchone()
             return {"id": operation_id, "status": row[0], **row[1]} if row else None
 
-        return await self._transact(work)
+        return await self._transact(work, REQUEST_TIMEOUT_S)
 
     async def finish(self, context: str, partition: int, done: Sequence[TopicCommand]) -> None:
         """Keep outcomes and parked records, all or none."""
@@ -164,12 +181,18 @@ class PostgresOperations:
         status = document.pop("status")
         return (command.envelope.command_id, context, status, Jsonb(document))
 
-    async def _transact(self, work: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+    async def _transact(
+        self,
+        work: Callable[[AsyncConnection[Any]], Awaitable[T]],
+        timeout_s: float = BATCH_TIMEOUT_S,
+    ) -> T:
         try:
             async with self._pool.connection() as connection:
-                if not self._ready:
-                    await connection.execute(self._sql(_TABLES))
-                result = await work(connection)
+                with AnsweredWithin(connection, timeout_s):
+                    if not self._ready:
+                        await connection.execute(self._sql(_TABLES))
+                    result = await work(connection)
+                    await connection.commit()
             self._ready = True
             return result
         except (psycopg.OperationalError, PoolTimeout) as error:

@@ -31,7 +31,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.sql import ClauseElement
 from sqlalchemy.types import TypeEngine
 
 from tidelog.engine.folding import StoredRow
@@ -89,7 +90,7 @@ class ReadModelTable:
         self._row = projection.row
         self._fields = _fields(projection)
         self.table = Table(
-            _checked_name(self.generation.table),
+            checked_name(self.generation.table),
             MetaData(schema=schema),
             *(field.column for field in self._fields),
             Column("version", BigInteger, nullable=False),
@@ -145,14 +146,14 @@ class ReadModelTable:
                 f"{self.generation.projection}: an index names {unknown[0]!r}, "
                 f"which is no column; the columns are {', '.join(self.columns)}"
             )
-        name = _checked_name(f"{self.generation.table}_{'_'.join(columns)}")
+        name = checked_name(f"{self.generation.table}_{'_'.join(columns)}")
         Index(name, *(self.table.columns[column] for column in columns))
 
 
 _KEPT_CASTS = ("bigint", "text", "timestamptz", "timestamptz")
 
 
-def compiled(statement: DDLElement) -> str:
+def compiled(statement: ClauseElement) -> str:
     """The statement as PostgreSQL reads it."""
     return str(statement.compile(dialect=_DIALECT)).strip()
 
@@ -214,7 +215,8 @@ def _column(field: Field, rows: Sequence[StoredRow]) -> list[Any]:
     return [None if value is None else encode(value) for value in values]
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """The name; DefinitionError where PostgreSQL would cut it off."""
     if len(name.encode()) > NAME_BYTES_MAX:
         raise DefinitionError(
             f"{name!r} is longer than the {NAME_BYTES_MAX} bytes of a name in PostgreSQL"

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import httpx2
@@ -23,6 +23,7 @@ from tidelog.registry.canonical import fingerprint
 from tidelog.registry.errors import ErrorCode, RegistryRefusal, SchemaRefused
 from tidelog.registry.lints import checked_text
 from tidelog.registry.port import MEDIA_TYPE
+from tidelog.security import load_security, variable
 
 ATTEMPTS_MAX = 5
 BACKOFF_S = 0.05
@@ -31,6 +32,7 @@ TIMEOUT_S = 5.0
 CONNECTIONS_MAX = 8
 ANSWER_BYTES_MAX = 2 * 1024 * 1024
 _RETRIED = frozenset({429, 500, 502, 503, 504})
+_NOT_ALLOWED = frozenset({401, 403})
 
 
 class RegistryClient:
@@ -51,6 +53,8 @@ class RegistryClient:
             timeout=httpx2.Timeout(timeout_s),
             limits=httpx2.Limits(max_connections=CONNECTIONS_MAX),
             headers={"Content-Type": MEDIA_TYPE, "Accept": MEDIA_TYPE},
+            # Whom to trust and who we are, as every client of the registry has it.
+            **_connection(url),
             # A registry is an address in the settings; a proxy or a redirect is never meant.
             trust_env=False,
             follow_redirects=False,
@@ -145,8 +149,14 @@ class RegistryClient:
             try:
                 response = self._http.request(method, path, json=body)
             except httpx2.TransportError as error:
-                trouble = type(error).__name__
+                trouble = _trouble(error)
                 continue
+            if response.status_code in _NOT_ALLOWED:
+                raise Unavailable(
+                    f"The schema registry at {self._http.base_url} refuses our user "
+                    f"(HTTP {response.status_code}): look at {variable('registry_username')} and "
+                    f"{variable('registry_password')} (or …_FILE)."
+                )
             if response.status_code not in _RETRIED:
                 return _answer(response)
             trouble = f"HTTP {response.status_code}"
@@ -154,6 +164,26 @@ class RegistryClient:
             f"The schema registry at {self._http.base_url} does not answer "
             f"({trouble}, {self._attempts_max} attempts). Is it up?"
         )
+
+
+def _connection(url: str) -> dict[str, Any]:
+    """Who we are, and over TLS whom we trust; ConfigurationError where a setting is no good."""
+    security = load_security()
+    options: dict[str, Any] = {}
+    if url.startswith("https:"):
+        options["verify"] = security.registry_context()
+    if security.registry_username:
+        options["auth"] = (security.registry_username, security.secret("registry_password"))
+    return options
+
+
+def _trouble(error: httpx2.TransportError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return (
+            "its certificate is for another host, or not signed by whom "
+            f"{variable('registry_ca_file')} names"
+        )
+    return type(error).__name__
 
 
 def _checked_fingerprint(schema_json: str) -> str:

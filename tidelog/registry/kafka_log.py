@@ -13,7 +13,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -32,12 +33,15 @@ from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from tidelog.errors import LogError, TopicRecreated, Unavailable
+from tidelog.kafka.markers import Fencing
+from tidelog.kafka.security import connection
 from tidelog.registry.log import Fenced, LogRecord
 
 REQUEST_TIMEOUT_S = 10.0
 READ_BATCH_RECORDS_MAX = 500
 READ_WAIT_S = 0.01  # consume waits this long for a full batch, and a batch is hardly ever full
 NEW_TOPIC_RETRY_S = 0.05
+_LEADERLESS = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
 _FENCED = frozenset(
     {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
 )
@@ -59,8 +63,8 @@ class KafkaLog:
         replication_factor: int,
         transaction_timeout_ms: int,
     ) -> None:
-        self._servers: dict[str, str | int | float | bool] = {
-            "bootstrap.servers": bootstrap_servers,
+        self._servers: dict[str, Any] = {
+            **connection(bootstrap_servers),
             # While Kafka is down each attempt to connect logs a line: not twenty a second.
             "reconnect.backoff.ms": 500,
             "reconnect.backoff.max.ms": 1_000,
@@ -68,6 +72,9 @@ class KafkaLog:
         self._topic = topic
         self._replication_factor = replication_factor
         self._transaction_timeout_ms = transaction_timeout_ms
+        self._fencing = Fencing(
+            bootstrap_servers=bootstrap_servers, topic=topic, partition=0, settled=self._settled
+        )
         self._admin: AdminClient | None = None
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
@@ -80,23 +87,26 @@ class KafkaLog:
             self._make_topic()
             self._check_topic()
         except KafkaException as error:
+            self._open_admin().poll(0)  # this client tells why it is refused when it is asked
             raise _unavailable("The registry's topic cannot be opened", error) from error
 
     def take_over(self) -> None:
         """Fence every other writer: a new producer with the one transactional id."""
         self._producer = None
+        transactional_id = f"{self._topic}-writer"
         producer = Producer(
             self._servers
             | {
-                "transactional.id": f"{self._topic}-writer",
+                "transactional.id": transactional_id,
                 "transaction.timeout.ms": self._transaction_timeout_ms,
                 "acks": "all",
                 # A write waits for its answer; there is nothing to gather.
                 "linger.ms": 0,
             }
         )
+        initialise = partial(producer.init_transactions, REQUEST_TIMEOUT_S)
         try:
-            producer.init_transactions(REQUEST_TIMEOUT_S)
+            self._fencing.fence(transactional_id, initialise)
         except KafkaException as error:
             raise _unavailable("The registry cannot become the writer", error) from error
         self._producer = producer
@@ -195,25 +205,38 @@ class KafkaLog:
                 return partitions
             time.sleep(NEW_TOPIC_RETRY_S)
 
-    def _end(self) -> int:
-        """The true end; a read_committed end would hide what an open transaction holds up."""
-        partition = TopicPartition(self._topic, 0)
-        try:
-            asked = self._open_admin().list_offsets(
-                {partition: _latest()},
-                isolation_level=IsolationLevel.READ_UNCOMMITTED,
-                request_timeout=REQUEST_TIMEOUT_S,
-            )
-            end = int(_result(asked[partition]).offset)
-        except KafkaException as error:
-            # A client that lost its broker may not look for it again until its metadata
-            # expires (minutes); a new one does at once.
-            self._admin = None
-            raise _unavailable("The registry's topic cannot be read", error) from error
+    def _end(self, isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED) -> int:
+        """The true end; a read_committed end would hide what an open transaction holds up.
+
+        Asked again for a while where the partition has no leader yet: a new topic's, or after a
+        restart of the broker.
+        """
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            try:
+                end = self._ask_end(isolation)
+                break
+            except KafkaException as error:
+                # A client that lost its broker may not look for it again until its metadata
+                # expires (minutes); a new one does at once.
+                self._admin = None
+                if _code(error) not in _LEADERLESS or time.monotonic() > deadline:
+                    raise _unavailable("The registry's topic cannot be read", error) from error
+            time.sleep(NEW_TOPIC_RETRY_S)
         if end < 0:
             # What the client answers, without an error, when no broker answered it.
             raise Unavailable("Kafka does not tell where the registry's topic ends. Is it up?")
         return end
+
+    def _ask_end(self, isolation: IsolationLevel) -> int:
+        partition = TopicPartition(self._topic, 0)
+        asked = self._open_admin().list_offsets(
+            {partition: _latest()}, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S
+        )
+        return int(_result(asked[partition]).offset)
+
+    def _settled(self) -> bool:
+        return self._end(IsolationLevel.READ_COMMITTED) >= self._end()
 
     def _read_to(self, end: int) -> None:
         """Gather records until the position is at the end; what was read is kept for next time."""

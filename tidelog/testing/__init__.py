@@ -4,6 +4,8 @@
     given(orders).when(cancel).rejected(OrderNeverPlaced)
     given(orders, placed).when(place).then()
     given(order_summary, placed).then_row("o-1", OrderSummary(...))
+    given(fulfilment, placed).when(refused).then(CancelOrder(...))
+    given(fulfilment, placed).after(timedelta(minutes=2)).then(CancelOrder(...))
 
 Random commands, for properties: `tidelog.testing.strategies` (needs hypothesis).
 """
@@ -11,5 +13,13 @@ Random commands, for properties: `tidelog.testing.strategies` (needs hypothesis)
 from tidelog.testing._aggregates import GivenAggregate, Outcome
 from tidelog.testing._given import given
 from tidelog.testing._projections import GivenProjection
+from tidelog.testing._sagas import GivenSaga, SagaOutcome
 
-__all__ = ["GivenAggregate", "GivenProjection", "Outcome", "given"]
+__all__ = [
+    "GivenAggregate",
+    "GivenProjection",
+    "GivenSaga",
+    "Outcome",
+    "SagaOutcome",
+    "given",
+]

@@ -36,7 +36,10 @@ class GivenProjection(Generic[R, E]):
 
     def _fold(self, event: E) -> None:
         for key in self.projection.keys_of(event):
-            row = self.projection.evolve(self.rows.get(key), event)
+            before = self.rows.get(key)
+            if before is None and self.projection.initial is not None:
+                before = self.projection.initial(key)
+            row = self.projection.evolve(before, event)
             if row is None:
                 self.rows.pop(key, None)
                 continue

@@ -1,0 +1,1 @@
+"""Rebuilding, proving and replaying read models: the log folded again, in bulk and in parallel."""
