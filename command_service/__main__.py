@@ -14,6 +14,7 @@ import msgspec
 from prometheus_client import REGISTRY
 
 from command_service.aggregates import AGGREGATES
+from command_service.instances import Instances
 from schemas import CONTEXTS
 from tidelog import __version__
 from tidelog.aggregate import Aggregate
@@ -23,18 +24,19 @@ from tidelog.errors import TidelogError
 from tidelog.fingerprint import aggregate_fingerprint
 from tidelog.http.answers import result_of
 from tidelog.http.command_api import CommandApi
+from tidelog.http.draining import Draining
 from tidelog.http.ports import ReadinessCheck
 from tidelog.http.problems import problem_of
-from tidelog.http.server import run
+from tidelog.http.server import serve
 from tidelog.http.service import Service, build_service
 from tidelog.kafka.command_host import CommandHost, HostParts
 from tidelog.kafka.metrics import CommandHostCollector
-from tidelog.logging import configure_logging, get_logger
+from tidelog.logging import get_logger
 from tidelog.partitioner import partition_of
 from tidelog.postgres.operations import PostgresOperations
 from tidelog.registry.client import RegistryClient
 from tidelog.rocksdb import RocksStateStore
-from tidelog.settings import Settings, load_settings
+from tidelog.settings import Settings
 
 TRACE_ID = slice(3, 35)
 """Where a traceparent holds the trace id."""
@@ -53,15 +55,8 @@ log = get_logger("command_service")
 
 def main() -> int:
     """Serve until a signal; 0 after a clean stop, 1 if it could not start."""
-    try:
-        settings = load_settings()
-        configure_logging(settings.log_level, "command_service", settings.instance)
-        tune_interpreter()
-        run(wire(settings), settings)
-    except TidelogError as error:
-        print(f"command_service: {error}", file=sys.stderr)
-        return 1
-    return 0
+    tune_interpreter()
+    return serve("command_service", wire)
 
 
 def tune_interpreter() -> None:
@@ -73,6 +68,7 @@ def tune_interpreter() -> None:
 
 def wire(settings: Settings) -> Service:
     """The service, put together."""
+    draining = Draining(settings.drain_ms / 1000)
     codec = Codec(CONTEXTS, RegistryClient(settings.registry_url), settings.topic_prefix)
     operations = PostgresOperations(
         settings.postgres_dsn, settings.postgres_schema, document_of(settings.partitions)
@@ -84,12 +80,12 @@ def wire(settings: Settings) -> Service:
             codec=codec,
             open_store=open_store(settings.state_dir),
             outcomes=operations,
-            address=f"{settings.http_host}:{settings.http_port}",
         ),
     )
+    instances = Instances(settings, host, codec, draining)
     api = CommandApi(
         AGGREGATES,
-        host,
+        instances.door,
         command_timeout_ms=settings.command_timeout_ms,
         operations=operations,
     )
@@ -98,7 +94,8 @@ def wire(settings: Settings) -> Service:
     async def lifespan() -> AsyncIterator[None]:
         await asyncio.to_thread(codec.prepare)
         await operations.open()
-        await host.start()
+        address = await instances.listen(api)
+        await host.start(address)
         collector = CommandHostCollector(host)
         REGISTRY.register(collector)
         forgetting = asyncio.create_task(forget_old_operations(operations))
@@ -108,6 +105,7 @@ def wire(settings: Settings) -> Service:
             forgetting.cancel()
             REGISTRY.unregister(collector)
             await host.stop()
+            await instances.close()
             await operations.close()
 
     return build_service(
@@ -115,19 +113,11 @@ def wire(settings: Settings) -> Service:
         version=__version__,
         commands=api,
         operations=operations,
-        checks=[ReadinessCheck(name="partitions", check=partitions_serve(host))],
+        checks=[ReadinessCheck.of("partitions", instances.problems)],
         lifespan=lifespan,
+        draining=draining,
         instance=settings.instance,
     )
-
-
-def partitions_serve(host: CommandHost) -> Any:
-    """A readiness check: whether every owned partition serves, and if not, why."""
-
-    async def check() -> str | None:
-        return "; ".join(sorted(host.problems())) or None
-
-    return check
 
 
 def open_store(state_dir: Path) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from command_service.inventory import inventory
+from command_service.notifications import notifications
+from command_service.operations import operations
 from command_service.orders import orders
 from command_service.payments import payments
 from command_service.returns import returns
@@ -17,4 +19,6 @@ AGGREGATES: tuple[Aggregate[Any, Any, Any], ...] = (
     payments,
     shipping,
     returns,
+    notifications,
+    operations,
 )

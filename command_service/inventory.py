@@ -29,6 +29,7 @@ from schemas.inventory import (
     StockReserved,
     StockReturned,
     StockSold,
+    WithdrawReturn,
 )
 from tidelog import Aggregate, Rejected, State, replace
 
@@ -57,6 +58,8 @@ class StockItem(State):
     reservations: dict[str, int] = field(default_factory=dict)
     settled: dict[str, Settled] = field(default_factory=dict)
     returns: tuple[str, ...] = ()
+    withdrawn: tuple[str, ...] = ()
+    """Returns that were taken off the shelf again."""
 
     @property
     def available(self) -> int:
@@ -80,6 +83,10 @@ class StockNotSold(Rejected):
     """Only pieces that were sold can be returned, and no more of them than were sold."""
 
 
+class ReturnedStockGone(Rejected):
+    """The pieces of the return have been reserved or sold since. A person must look."""
+
+
 def decide(command: InventoryCommand, item: StockItem) -> list[InventoryEvent]:
     """The events that the command causes."""
     match command:
@@ -93,6 +100,8 @@ def decide(command: InventoryCommand, item: StockItem) -> list[InventoryEvent]:
             return _sell(command, item)
         case ReturnStock():
             return _return(command, item)
+        case WithdrawReturn():
+            return _withdraw(command, item)
     assert_never(command)
 
 
@@ -111,10 +120,8 @@ def evolve(item: StockItem, event: InventoryEvent) -> StockItem:
             return _settle(item, order_id, Settled(outcome="refused"))
         case StockReleased(order_id=order_id):
             return _settle(item, order_id, Settled(outcome="released"))
-        case StockSold(order_id=order_id, quantity=quantity):
-            sold = Settled(outcome="sold", unreturned=quantity)
-            left = replace(item, on_hand=item.on_hand - quantity)
-            return _settle(left, order_id, sold)
+        case StockSold():
+            return _sell_out(item, event)
         case StockReturned():
             return _take_back(item, event)
     assert_never(event)
@@ -189,6 +196,30 @@ def _return(command: ReturnStock, item: StockItem) -> list[InventoryEvent]:
     ]
 
 
+def _withdraw(command: WithdrawReturn, item: StockItem) -> list[InventoryEvent]:
+    """A return undone is a sale again: reserved and sold in one breath."""
+    key = _return_key(command)
+    if key not in item.returns or key in item.withdrawn:
+        return []
+    if command.quantity > item.available:
+        raise ReturnedStockGone(command.return_id)
+    sku, order_id, quantity = command.sku, command.order_id, command.quantity
+    return [
+        StockReserved(sku=sku, order_id=order_id, quantity=quantity),
+        StockSold(sku=sku, order_id=order_id, quantity=quantity, return_id=command.return_id),
+    ]
+
+
+def _sell_out(item: StockItem, event: StockSold) -> StockItem:
+    earlier = item.settled.get(event.order_id, Settled(outcome="sold"))
+    unreturned = earlier.unreturned + event.quantity
+    withdrawn = item.withdrawn
+    if event.return_id is not None:
+        withdrawn = (*withdrawn, _return_key(event))[-RETURNS_MAX:]
+    left = replace(item, on_hand=item.on_hand - event.quantity, withdrawn=withdrawn)
+    return _settle(left, event.order_id, Settled(outcome="sold", unreturned=unreturned))
+
+
 def _settle(item: StockItem, order_id: str, settled: Settled) -> StockItem:
     """Close the order's reservation, and forget the oldest that ended."""
     reservations = dict(item.reservations)
@@ -218,6 +249,6 @@ def _take_back(item: StockItem, event: StockReturned) -> StockItem:
     )
 
 
-def _return_key(message: ReturnStock | StockReturned) -> str:
+def _return_key(message: ReturnStock | StockReturned | WithdrawReturn | StockSold) -> str:
     """What is returned once: a cancelled order, or a return of an order."""
     return f"{message.order_id} {message.return_id or ''}"
