@@ -6,32 +6,28 @@ import asyncio
 import gc
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
 
-from projectors.order_summary import order_summary
-from projectors.stock_level import stock_level
+from projectors import PROJECTIONS
+from schemas import CONTEXTS
 from tidelog import __version__
 from tidelog.codec import Codec
-from tidelog.errors import TidelogError, Unavailable
+from tidelog.definitions import AnyProjection, projection_named
 from tidelog.http.ports import ReadinessCheck
-from tidelog.http.server import run
+from tidelog.http.server import serve
 from tidelog.http.service import Service, build_service
-from tidelog.kafka.ends import LogEnds
-from tidelog.kafka.reader import read_topics
-from tidelog.kafka.topics import admin_client
-from tidelog.logging import configure_logging, get_logger
-from tidelog.postgres.projection_store import PostgresProjectionStore
-from tidelog.projection import Projection
-from tidelog.projector import Projector, ProjectorOptions
-from tidelog.registry import RegistryClient, SchemaRegistry
-from tidelog.settings import Settings, load_settings
+from tidelog.kafka.decisions import DecisionLog
+from tidelog.lag_monitor import LagMonitor
+from tidelog.lag_observer import LagObserver
+from tidelog.logging import get_logger
+from tidelog.projector import Projectors, contexts_of
+from tidelog.registry import RegistryClient
+from tidelog.retrier import ParkingLoop
+from tidelog.settings import Settings
 
-PROJECTIONS: Sequence[Projection[Any, Any]] = (order_summary, stock_level)
-
-STOP_TIMEOUT_S = 10.0
-LAG_INTERVAL_S = 5.0
+STOP_TIMEOUT_S = 15.0
 
 # Every record is a dozen small tuples, none of them in a cycle: at the defaults half the time
 # goes into looking for cycles.
@@ -42,91 +38,92 @@ log = get_logger("projectors")
 
 def main() -> int:
     """Project until a signal; 0 after a clean stop, 1 if it could not start."""
-    try:
-        settings = load_settings()
-        configure_logging(settings.log_level, "projectors", settings.instance)
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
-        run(wire(settings), settings)
-    except TidelogError as error:
-        print(f"projectors: {error}", file=sys.stderr)
-        return 1
-    return 0
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    return serve("projectors", wire)
 
 
 def wire(settings: Settings) -> Service:
-    """The service, put together: a thread per projection, and HTTP for health and metrics."""
+    """The service, put together: the read models' threads, and HTTP for health and metrics."""
+    projections = chosen(settings.projections_only)
     registry = RegistryClient(settings.registry_url)
-    projectors = [projector(each, settings, registry) for each in PROJECTIONS]
+    codec = Codec(contexts_of(projections), registry, settings.topic_prefix)
+    parking = retrier(projections, settings, registry)
+
+    def prepare() -> None:
+        codec.prepare()
+        # A fold without the decisions would park what is decided.
+        parking.decisions.wait_until_read()
+
+    projectors = Projectors(
+        projections,
+        settings,
+        codec=codec,
+        prepare=prepare,
+        decisions=parking.decisions.decisions_for,
+    )
+    lags = LagMonitor(LagObserver(PROJECTIONS, settings))
 
     @asynccontextmanager
     async def life() -> AsyncIterator[None]:
-        threads = [threading.Thread(target=each.run, name=each.name) for each in projectors]
-        stopping = threading.Event()
-        threads.append(threading.Thread(target=measure_lags, args=(projectors, settings, stopping)))
+        threads = [
+            # A thread that hangs must not keep the process.
+            threading.Thread(target=projectors.run, name="projectors", daemon=True),
+            threading.Thread(target=parking.run, name="parking", daemon=True),
+            threading.Thread(target=lags.run, name="lags", daemon=True),
+        ]
         for thread in threads:
-            thread.daemon = True  # a thread that hangs must not keep the process
             thread.start()
         try:
             yield
         finally:
-            stopping.set()
-            for each in projectors:
-                each.stop()
+            lags.stop()
+            projectors.stop()
+            parking.stop()
             await asyncio.to_thread(join, threads)
             registry.close()
 
     return build_service(
         name="projectors",
         version=__version__,
-        checks=[ReadinessCheck(name=each.name, check=_check(each)) for each in projectors],
+        checks=[
+            *(
+                ReadinessCheck.of(name, partial(projectors.problems, name))
+                for name in projectors.names
+            ),
+            ReadinessCheck.of("log", projectors.log_problems),
+            ReadinessCheck.of("parking", parking.problems),
+            ReadinessCheck.of("lag", lags.problems),
+        ],
         lifespan=life,
         instance=settings.instance,
     )
 
 
-def projector(
-    projection: Projection[Any, Any], settings: Settings, registry: SchemaRegistry
-) -> Projector:
-    """One projection with its own codec, store and place in the group."""
-    admin = admin_client(settings.kafka_bootstrap_servers)
-    codec = Codec(projection.contexts, registry, settings.topic_prefix)
-    return Projector(
-        projection,
-        codec=codec,
-        store=PostgresProjectionStore(
-            projection, dsn=settings.postgres_dsn, schema=settings.postgres_schema
-        ),
-        prepare=codec.prepare,
-        topics=lambda: read_topics(admin, projection.contexts, settings.topic_prefix),
-        options=ProjectorOptions(
-            bootstrap_servers=settings.kafka_bootstrap_servers,
-            topic_prefix=settings.topic_prefix,
-            instance=settings.instance,
-            session_timeout_ms=settings.session_timeout_ms,
-            batch_events_max=settings.projection_batch_events_max,
-        ),
-    )
-
-
-def measure_lags(
-    projectors: Sequence[Projector], settings: Settings, stopping: threading.Event
-) -> None:
-    """Look up the ends of the log every few seconds, until told to stop."""
-    ends = LogEnds(
+def retrier(
+    projections: Sequence[AnyProjection], settings: Settings, registry: RegistryClient
+) -> ParkingLoop:
+    """Retries the parked keys of the read models, and has them heed the decisions."""
+    codec = Codec(CONTEXTS, registry, settings.topic_prefix)
+    decisions = DecisionLog(
         bootstrap_servers=settings.kafka_bootstrap_servers,
         topic_prefix=settings.topic_prefix,
+        codec=codec,
+        contexts=CONTEXTS,
     )
-    while not stopping.wait(LAG_INTERVAL_S):
-        try:
-            assigned = {at for each in projectors for at in each.positions()}
-            found = ends.sequences(sorted(assigned))
-        except Unavailable as error:
-            log.warning("projection.lag_unknown", reason=str(error))
-            continue
-        for each in projectors:
-            each.measure_lag(found)
-    ends.close()
+    return ParkingLoop(
+        projections,
+        contexts=CONTEXTS,
+        codec=codec,
+        settings=settings,
+        decisions=decisions,
+    )
+
+
+def chosen(only: str) -> Sequence[AnyProjection]:
+    """The read models of this process: all, or those that a setting names."""
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    return [projection_named(PROJECTIONS, name) for name in names] or PROJECTIONS
 
 
 def join(threads: Sequence[threading.Thread]) -> None:
@@ -135,13 +132,6 @@ def join(threads: Sequence[threading.Thread]) -> None:
         thread.join(STOP_TIMEOUT_S)
         if thread.is_alive():
             log.error("projection.did_not_stop", thread=thread.name)
-
-
-def _check(each: Projector) -> Callable[[], Awaitable[str | None]]:
-    async def check() -> str | None:
-        return "; ".join(each.problems()) or None
-
-    return check
 
 
 if __name__ == "__main__":

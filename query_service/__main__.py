@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from query_service.app import build
-from tidelog.http import server
-from tidelog.logging import configure_logging
-from tidelog.settings import load_settings
+from tidelog.http.server import serve
 
 
-def main() -> None:
-    """Serve until told to stop."""
-    settings = load_settings()
-    configure_logging(settings.log_level, "query_service", settings.instance)
-    server.run(build(settings), settings)
+def main() -> int:
+    """Serve until a signal; 0 after a clean stop, 1 if it could not start."""
+    return serve("query_service", build)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,75 +1,113 @@
-"""`GET /orders/{id}`: one order as its customer sees it."""
+"""`GET /orders/{id}` and `GET /orders`: orders as their customers see them."""
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from datetime import datetime
 
-from msgspec import Raw
-from sqlalchemy import Select, Text, bindparam, cast, column, select, table
 from starlette.requests import Request
 from starlette.responses import Response
 
-from query_service.reads import (
-    Reads,
-    checked_id,
-    checked_parameters,
-    compiled,
-    document,
-)
-from tidelog.errors import Unknown
+from query_service.as_of import AS_OF, AsOf
+from query_service.lists import Filter, Listing, ListQuery, Sort
+from query_service.parameters import identifier, instant, one_of
+from query_service.reads import Reads
+from query_service.rows import Nested, RowQuery, Shown
 
-PROJECTION = "order_summary"
+STATUSES = (
+    "placed",
+    "reserved",
+    "paid",
+    "confirmed",
+    "cancelling",
+    "cancelled",
+    "delivered",
+    "returned",
+)
+
+DETAIL = Shown(
+    projection="order_detail",
+    key="order_id",
+    fields={
+        "id": "order_id",
+        "version": "version",
+        "status": "status",
+        "customer_id": "customer_id",
+        "currency": "currency",
+        "lines": Nested("lines"),
+        "total": "total",
+        "ship_to": Nested("ship_to"),
+        "cancel_reason": "cancel_reason",
+        "placed_at": "created_at",
+        "updated_at": "updated_at",
+        "position": "position",
+    },
+)
+
+SUMMARY = Shown(
+    projection="order_summary",
+    key="order_id",
+    fields={
+        "id": "order_id",
+        "version": "version",
+        "status": "status",
+        "customer_id": "customer_id",
+        "currency": "currency",
+        "units": "units",
+        "total": "total",
+        "cancel_reason": "cancel_reason",
+        "placed_at": "created_at",
+        "updated_at": "updated_at",
+        "position": "position",
+    },
+)
+
+BY_PLACED_AT = {"created_at": datetime, "order_id": str}
+BY_TOTAL = {"total": int, "order_id": str}
+
+ORDERS = Listing(
+    path="/orders",
+    shown=SUMMARY,
+    sorts={
+        "-placed_at": Sort(BY_PLACED_AT, descending=True),
+        "placed_at": Sort(BY_PLACED_AT),
+        "-total": Sort(BY_TOTAL, descending=True),
+        "total": Sort(BY_TOTAL),
+    },
+    filters=(
+        Filter(identifier("customer_id", "Only of this customer."), "customer_id", str),
+        Filter(one_of("status", STATUSES, "Only in this status."), "status", str),
+        Filter(
+            instant("placed_after", "Only placed later than this."),
+            "created_at",
+            datetime,
+            operator.gt,
+        ),
+        Filter(
+            instant("placed_before", "Only placed earlier than this."),
+            "created_at",
+            datetime,
+            operator.lt,
+        ),
+    ),
+    spans=(("placed_after", "placed_before"),),
+)
 
 
 class Orders:
     """The queries over orders."""
 
-    def __init__(self, reads: Reads) -> None:
-        self._reads = reads
-        self._by_id = compiled(_by_id(reads.database.schema))
+    def __init__(self, reads: Reads, as_of: AsOf) -> None:
+        self._order = RowQuery(reads, DETAIL, unknown="There is no such order.")
+        self._orders = ListQuery(reads, ORDERS)
+        self._as_of = as_of
 
     async def one(self, request: Request) -> Response:
-        """The order, or 404."""
-        checked_parameters(request, ("wait_ms",))
-        order_id = checked_id(request, "order_id")
-        as_of = await self._reads.settle(request, PROJECTION)
-        found = await self._reads.database.rows(self._by_id, {"id": order_id})
-        if not found:
-            raise Unknown("There is no such order.")
-        body = _document(found[0])
-        return document(request, body, body["version"], as_of)
+        """One order, with its lines and address; with `as_of` as it was."""
+        if AS_OF.name in request.query_params:
+            return await self._as_of.answer(request)
+        return await self._order.answer(request)
 
-
-# The document: its names, in order, and where each value stands in the read model.
-_COLUMNS = {
-    "id": "order_id",
-    "version": "version",
-    "status": "status",
-    "customer_id": "customer_id",
-    "currency": "currency",
-    "lines": "lines",
-    "total": "total",
-    "ship_to": "ship_to",
-    "cancel_reason": "cancel_reason",
-    "placed_at": "created_at",
-    "updated_at": "updated_at",
-    "position": "position",
-}
-_NESTED = ("lines", "ship_to")
-
-
-def _by_id(schema: str) -> Select[Any]:
-    orders = table(PROJECTION, *map(column, _COLUMNS.values()), schema=schema)
-    shown = (
-        # Nested values go out as they are stored.
-        cast(orders.c[name], Text) if name in _NESTED else orders.c[name]
-        for name in _COLUMNS.values()
-    )
-    return select(*shown).where(orders.c.order_id == bindparam("id", type_=Text))
-
-
-def _document(row: tuple[Any, ...]) -> dict[str, Any]:
-    body = dict(zip(_COLUMNS, row, strict=True))
-    for name in _NESTED:
-        body[name] = Raw(body[name])
-    return body
+    async def list(self, request: Request) -> Response:
+        """Orders in pages, the latest first."""
+        return await self._orders.answer(request)
