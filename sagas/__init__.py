@@ -1,0 +1,1 @@
+"""Sagas: the processes of the shop that span several contexts."""
