@@ -7,17 +7,22 @@ service hears of the request, and a slow caller holds no connection to it. The a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from urllib.parse import unquote_to_bytes
 
 import httpx2
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
-from gateway.errors import BadGateway, GatewayTimeout
-from gateway.routes import RoutedPath, Upstream
-from tidelog.errors import Overloaded
+from gateway.caller import LOCAL
+from gateway.errors import BadGateway
+from gateway.guard import Admitted, Guard
+from gateway.owners import NotTold
+from gateway.quotas import TooMany
+from gateway.routes import RoutedPath
+from gateway.services import Services
+from gateway.streams import StreamSlots, pass_stream
 from tidelog.http.asgi import (
     BODY_TIMEOUT_MS,
     Body,
@@ -25,23 +30,20 @@ from tidelog.http.asgi import (
     Receive,
     Scope,
     Send,
+    answer,
     answer_and_close,
 )
-from tidelog.http.errors import ContentTooLarge, RequestTimeout
+from tidelog.http.errors import ContentTooLarge, QuotaExceeded, RequestTimeout
 from tidelog.http.headers import by_name, content_length
 from tidelog.http.patience import Patience
+from tidelog.http.ports import CALLER_HEADER, ONLY_OF_HEADER
 from tidelog.http.problems import problem_response
 from tidelog.ids import uuid7
 from tidelog.logging import current_correlation_id
 
-CONNECTIONS_MAX: Final = 256
-CONNECT_TIMEOUT_S: Final = 2.0
-WRITE_TIMEOUT_S: Final = 10.0
-POOL_TIMEOUT_S: Final = 2.0
-# Shorter than the services keep an idle connection: they never close one under a request.
-IDLE_S: Final = 30.0
-
-_CORRELATION = b"x-correlation-id"
+_TOO_MANY = "Too many requests on this path in a short time. Retry-After says when to go on."
+CORRELATION = b"x-correlation-id"
+_OURS = b"x-tidelog-"
 _HOP_BY_HOP = frozenset(
     (
         b"connection",
@@ -57,98 +59,120 @@ _HOP_BY_HOP = frozenset(
 )
 
 
-class Services:
-    """The services behind the gateway, and the connections to them."""
+Exchange = tuple[Scope, Receive, Send]
 
-    def __init__(self, urls: Mapping[Upstream, str], *, answer_timeout_s: float) -> None:
-        self._urls = {upstream: httpx2.URL(url) for upstream, url in urls.items()}
+
+class Proxy:
+    """Lets in what the guard lets in, passes it on, and the answer back."""
+
+    def __init__(self, services: Services, guard: Guard, streams_per_caller_max: int) -> None:
+        self.services = services
+        self._slots = StreamSlots(streams_per_caller_max)
+        self._guard = guard
         self._body_patience = Patience(BODY_TIMEOUT_MS / 1_000)
-        self._client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(
-                connect=CONNECT_TIMEOUT_S,
-                read=answer_timeout_s,
-                write=WRITE_TIMEOUT_S,
-                pool=POOL_TIMEOUT_S,
-            ),
-            limits=httpx2.Limits(
-                max_connections=CONNECTIONS_MAX,
-                max_keepalive_connections=CONNECTIONS_MAX,
-                keepalive_expiry=IDLE_S,
-            ),
-            follow_redirects=False,
-            trust_env=False,  # services are neighbours, never behind somebody's proxy
-        )
 
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._client.aclose()
-
-    async def problem(self, upstream: Upstream) -> str | None:
-        """Why the service cannot be reached, or None."""
-        try:
-            answer = await self._client.get(self._urls[upstream].join("/livez"))
-        except httpx2.HTTPError as error:
-            return f"{upstream.value}: {type(error).__name__}"
-        return None if answer.status_code == 200 else f"{upstream.value} is not alive"
-
-    async def forward(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and the answer back."""
+    async def forward(self, routed: RoutedPath, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request as the service does, or refuse it."""
         given = by_name(scope["headers"])
         body = Body(receive)
         try:
+            admitted = await self._guard.admit(routed, scope, given)
             content = await self._content(given, body)
+            if admitted.check_body is not None:
+                await admitted.check_body(content or b"")
         except (ContentTooLarge, RequestTimeout) as error:
             refused = problem_response(error, scope["path"])
             await answer_and_close(
                 body, send, error.status, refused.raw_headers, bytes(refused.body)
             )
-            return
-        correlation_id = current_correlation_id.get()
-        request = httpx2.Request(
-            scope["method"],
-            self._urls[upstream],
-            headers=_request_headers(scope["headers"], correlation_id or uuid7()),
-            content=content,
-            extensions={
-                "target": _target(scope),
-                "timeout": self._client.timeout.as_dict(),
-            },
+        except TooMany as too_many:
+            refused = problem_response(QuotaExceeded(_TOO_MANY), scope["path"])
+            given_up = [pair for pair in refused.raw_headers if pair[0] != b"retry-after"]
+            headers = [*given_up, *too_many.standing.headers()]
+            await answer(send, refused.status_code, headers, bytes(refused.body))
+        except NotTold as untold:
+            headers = answer_headers(untold.answer)
+            await answer(send, untold.answer.status_code, headers, untold.answer.content)
+        else:
+            await self.pass_on(routed, admitted, content, (scope, receive, send))
+
+    async def pass_on(
+        self,
+        routed: RoutedPath,
+        admitted: Admitted,
+        content: bytes | None,
+        exchange: Exchange,
+    ) -> None:
+        """Answer a request that may go on."""
+        with self._slots.taken(admitted.caller) if routed.streams else nullcontext():
+            await self._ask(routed, admitted, content, exchange, [])
+
+    async def _ask(
+        self,
+        routed: RoutedPath,
+        admitted: Admitted,
+        content: bytes | None,
+        exchange: Exchange,
+        more: HeaderList,
+    ) -> None:
+        """Ask the service; `more` are headers of ours for its answer."""
+        scope = exchange[0]
+        answered = await self.services.send(
+            routed.upstream,
+            "GET" if scope["method"] == "HEAD" else scope["method"],
+            target_of(scope["raw_path"], admitted.query),
+            request_headers(scope["headers"], admitted),
+            content,
+            streams=routed.streams,
         )
-        answer = await self._sent(request)
         try:
-            # Where the caller gave a correlation id, the frame around us answers it.
-            dropped = (_CORRELATION,) if correlation_id else ()
-            await _pass_back(answer, dropped, send)
+            self._guard.answered(admitted, answered.status_code)
+            self._learn(routed, answered)
+            await self._pass_answer(answered, admitted, exchange, more, streams=routed.streams)
         finally:
-            await answer.aclose()
+            await answered.aclose()
+
+    def _learn(self, routed: RoutedPath, answered: httpx2.Response) -> None:
+        """What an answer tells beside what was asked is of no use here."""
+
+    async def _pass_answer(
+        self,
+        answered: httpx2.Response,
+        admitted: Admitted,
+        exchange: Exchange,
+        more: HeaderList,
+        *,
+        streams: bool = False,
+    ) -> None:
+        scope, receive, send = exchange
+        headers = answer_headers(answered) + more
+        if admitted.standing is not None:
+            headers += admitted.standing.headers()
+        if streams:
+            chunks = answered.aiter_raw()
+            await pass_stream(scope, receive, send, answered.status_code, headers, chunks)
+        else:
+            await _pass_back(answered, headers, send, head_only=scope["method"] == "HEAD")
 
     async def _content(self, given: dict[bytes, bytes], body: Body) -> bytes | None:
         if b"content-length" not in given and b"transfer-encoding" not in given:
             return None
         return await body.read(self._body_patience, content_length(given))
 
-    async def _sent(self, request: httpx2.Request) -> httpx2.Response:
-        try:
-            return await self._client.send(request, stream=True)
-        except httpx2.PoolTimeout:
-            raise Overloaded("Every connection to the service is busy.") from None
-        except httpx2.TimeoutException:
-            raise GatewayTimeout("The service did not answer in time.") from None
-        except httpx2.TransportError:
-            raise BadGateway("The service did not answer.") from None
-
 
 class ProxyRoute(BaseRoute):
     """One routed path, matched segment by segment."""
 
-    def __init__(self, routed: RoutedPath, services: Services) -> None:
+    def __init__(self, routed: RoutedPath, proxy: Proxy) -> None:
         self.path = routed.template
-        self._method = routed.method
-        self._upstream = routed.upstream
+        # What is read may be asked for without its body; a stream is nothing but its body.
+        also_head = routed.method == "GET" and not routed.streams
+        self._methods = (routed.method, "HEAD") if also_head else (routed.method,)
+        self.routed = routed
         self._segments = routed.template.encode("ascii").split(b"/")
         # Which of these paths there are, and so for which methods, only the service knows.
         self._any_path = routed.template.startswith("/{")
-        self._services = services
+        self._proxy = proxy
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether the path is this one, and the method too."""
@@ -158,14 +182,14 @@ class ProxyRoute(BaseRoute):
         segments = [unquote_to_bytes(segment) for segment in scope["raw_path"].split(b"/")]
         if not self._is_path(segments):
             return Match.NONE, {}
-        full = scope["method"] == self._method
+        full = scope["method"] in self._methods
         return (Match.FULL if full else Match.PARTIAL), {"route": self}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["method"] != self._method and not self._any_path:
-            raise HTTPException(405, headers={"Allow": self._method})
-        await self._services.forward(self._upstream, scope, receive, send)
+        if scope["method"] not in self._methods and not self._any_path:
+            raise HTTPException(405, headers={"Allow": ", ".join(self._methods)})
+        await self._proxy.forward(self.routed, scope, receive, send)
 
     def _is_path(self, segments: Sequence[bytes]) -> bool:
         if len(segments) != len(self._segments):
@@ -176,30 +200,41 @@ class ProxyRoute(BaseRoute):
         )
 
 
-def _target(scope: Scope) -> bytes:
-    """Path and query as they came."""
-    path: bytes = scope["raw_path"]
-    query: bytes = scope["query_string"]
+def target_of(path: bytes, query: bytes) -> bytes:
+    """The path as it came, and the query as it goes on."""
     return path + b"?" + query if query else path
 
 
-def _request_headers(given: Iterable[tuple[bytes, bytes]], correlation_id: str) -> HeaderList:
-    headers = _end_to_end(given, (b"host", b"content-length", _CORRELATION))
-    length = [pair for pair in given if pair[0] == b"content-length"]
-    return [*headers, *length, (_CORRELATION, correlation_id.encode("ascii"))]
+def answer_headers(answered: httpx2.Response) -> HeaderList:
+    """What of the answer's headers goes back, without those that are ours to say."""
+    # Where the caller gave a correlation id, the frame around us answers it.
+    ours = (b"date", CORRELATION) if current_correlation_id.get() else (b"date",)
+    return _end_to_end(answered.headers.raw, ours)
 
 
-async def _pass_back(answer: httpx2.Response, dropped: Sequence[bytes], send: Send) -> None:
-    await send(
-        {
-            "type": "http.response.start",
-            "status": answer.status_code,
-            "headers": _end_to_end(answer.headers.raw, (b"date", *dropped)),
-        }
-    )
+def request_headers(given: Iterable[tuple[bytes, bytes]], admitted: Admitted) -> HeaderList:
+    """What the service hears: who the caller is from us, and from nobody else."""
+    dropped = (b"host", b"content-length", b"authorization", CORRELATION)
+    headers = [pair for pair in _end_to_end(given, dropped) if not pair[0].startswith(_OURS)]
+    headers += [pair for pair in given if pair[0] == b"content-length"]
+    headers.append((CORRELATION, (current_correlation_id.get() or uuid7()).encode("ascii")))
+    if admitted.caller is not LOCAL:
+        name = admitted.caller.name.encode("ascii")
+        headers.append((CALLER_HEADER, name))
+        if admitted.restricted:
+            headers.append((ONLY_OF_HEADER, name))
+    return headers
+
+
+async def _pass_back(
+    answered: httpx2.Response, headers: HeaderList, send: Send, *, head_only: bool
+) -> None:
+    status = answered.status_code
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     try:
-        async for chunk in answer.aiter_raw():
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        async for chunk in answered.aiter_raw():
+            if not head_only:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except httpx2.TransportError:
         # An answer that has begun can only be broken off; the caller sees that it is not whole.
         raise BadGateway("The service broke off its answer.") from None
