@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 from tests.fixtures.containers import KAFKA_IMAGE, POSTGRES_IMAGE
-from tests.fixtures.servers import database, kafka, namespace, postgres
+from tests.fixtures.servers import SharedServers, database, kafka, namespace, postgres
 
 __all__ = ["database", "kafka", "namespace", "postgres"]
+
+# One commit gives one answer. Other examples than these: `./dev test --hypothesis-profile explore`.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("explore", derandomize=False, print_blob=True)
+settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,3 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("POSTGRES_IMAGE", POSTGRES_IMAGE),
         help="with --containers (POSTGRES_IMAGE)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """On several workers the run itself has the servers."""
+    config.pluginmanager.register(SharedServers())

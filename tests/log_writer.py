@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from tidelog import Context, Event, Position
 from tidelog.engine.ports import MessageCodec, StoredRecord
 from tidelog.ids import utc_now, uuid7
-from tidelog.kafka.replay import stored_record
+from tidelog.kafka.records import stored_record
 from tidelog.kafka.topics import EVENTS_CONFIG, admin_client, ensure_topics
 from tidelog.partitioner import partition_of
 from tidelog.wire import EventMetadata, event_headers, events_topic
@@ -110,7 +110,7 @@ class LogWriter:
             sequence=self._sequences[partition],
             version=self._versions[key],
             correlation_id="test",
-            causation_id="test",
+            causation_id=uuid7(),  # a command of its own, as most events have
             command_hash="0" * 64,
             traceparent="",
         )
@@ -152,11 +152,15 @@ def read_log(bootstrap_servers: str, topic: str, partitions: int) -> list[list[S
 
 
 def until(look: Callable[[], Found | None], what: str, timeout_s: float = TIMEOUT_S) -> Found:
-    """What `look` finds, as soon as it finds anything; fails at the deadline and says what for."""
-    deadline = time.monotonic() + timeout_s
+    """What `look` finds, as soon as it finds anything; fails at the deadline and says what for.
+
+    The longer it takes the less often it looks: what is waited for needs the processor too.
+    """
+    began = time.monotonic()
+    deadline = began + timeout_s
     while True:
         found = look()
         if found:
             return found
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
-        time.sleep(0.002)
+        time.sleep(min(max((time.monotonic() - began) / 10, 0.002), 0.1))

@@ -20,6 +20,10 @@ START_TIMEOUT_S = 40.0
 STOP_TIMEOUT_S = 25.0
 ROOT = Path(__file__).parent.parent
 
+# One client for all: to make one is to read all certificates of the system. It keeps no connection,
+# for whoever is asked may have been killed since.
+HTTP = httpx.Client(timeout=20, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+
 
 def free_port() -> int:
     """A port that is free now."""
@@ -69,7 +73,7 @@ class ServiceProcess:
     def get(self, path: str) -> httpx.Response | None:
         """The answer, or None where nobody listens yet; a process that has died fails."""
         try:
-            return httpx.get(self.url + path, timeout=2, trust_env=False)
+            return HTTP.get(self.url + path, timeout=2)
         except httpx.TransportError:
             assert self.process is not None and self.process.poll() is None, self.tail()
             return None
@@ -142,3 +146,12 @@ def running(*services: ServiceProcess) -> Iterator[None]:
     finally:
         for service in reversed(services):
             service.stop()
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that it has made."""
+    return [
+        int(child)
+        for listed in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in listed.read_text().split()
+    ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.torture.__main__ import system
 from tests.torture.kills import Run
+from tests.torture.system import system
 
 SEED = 11
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import uvloop
@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from command_service.aggregates import AGGREGATES
 from tidelog.errors import IdempotencyKeyReused
 from tidelog.http.command_api import CommandApi
+from tidelog.http.draining import Draining
 from tidelog.http.protocol import BoundedProtocol
 from tidelog.http.server import server_of, url_of
 from tidelog.http.service import Service, build_service
@@ -37,16 +38,18 @@ class MemoryOperations:
     def __init__(self) -> None:
         self.kept: dict[str, dict[str, Any]] = {}
         self.hashes: dict[str, str] = {}
+        self.callers: dict[str, str] = {}
 
-    async def start(self, id: str, context: str, command_hash: str) -> None:
+    async def start(self, id: str, context: str, command_hash: str, caller: str) -> None:
         """Remember the operation as running."""
         if self.hashes.setdefault(id, command_hash) != command_hash:
             raise IdempotencyKeyReused
         self.kept.setdefault(id, {"id": id, "status": "running"})
+        self.callers[id] = caller
 
-    async def get(self, id: str) -> dict[str, Any] | None:
+    async def get(self, id: str, only_of: str | None = None) -> dict[str, Any] | None:
         """The operation, or None."""
-        return self.kept.get(id)
+        return self.kept.get(id) if only_of in (None, self.callers.get(id)) else None
 
 
 def order_body(**changes: Any) -> dict[str, Any]:
@@ -119,7 +122,9 @@ def read_until_silent(connection: socket.socket, timeout_s: float) -> bytes:
 
 @contextmanager
 def serving(app: Service, protocol: type[BoundedProtocol] = BoundedProtocol) -> Iterator[str]:
-    """Run the app on a real server in a thread of its own."""
+    """Run the app on a real server in a thread of its own. Plain ASGI apps of tests will do."""
+    if not hasattr(app, "draining"):
+        cast("Any", app).draining = Draining()
     listener = socket.create_server(("127.0.0.1", 0))
     url = url_of(listener)
     server = server_of(app, protocol)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 import time
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -17,10 +13,14 @@ from confluent_kafka import Producer
 
 from schemas import INVENTORY
 from schemas.inventory import ReceiveStock, SellStock
-from tests.fixtures.servers import Database
-from tests.service_process import ServiceProcess, running
-from tests.torture.checker import check_answers, check_sequences, check_versions
-from tests.torture.log_reader import LogReader
+from tests.integration.command_stack import (
+    SESSION_TIMEOUT_MS,
+    CommandStack,
+    faults,
+    receive,
+    until_answered,
+)
+from tests.service_process import running
 from tidelog.canonical import command_hash
 from tidelog.codec import Codec
 from tidelog.ids import utc_now, uuid7
@@ -30,92 +30,19 @@ from tidelog.registry.client import RegistryClient
 from tidelog.wire import CommandMetadata, command_headers
 
 PARTITIONS = 2
-SESSION_TIMEOUT_MS = 3_000
-ANSWER_TIMEOUT_S = 40.0
-
-
-@dataclass
-class Stack:
-    """A registry and what a command service needs to join."""
-
-    kafka: str
-    namespace: str
-    database: Database
-    registry: ServiceProcess
-    folder: Path
-
-    def command_service(self, instance: str = "1", **changes: Any) -> ServiceProcess:
-        """A further instance, not started yet."""
-        settings = {
-            "kafka_bootstrap_servers": self.kafka,
-            "topic_prefix": self.namespace,
-            "registry_url": self.registry.url,
-            "postgres_dsn": self.database.dsn,
-            "postgres_schema": self.database.schema,
-            "partitions": PARTITIONS,
-            "session_timeout_ms": SESSION_TIMEOUT_MS,
-            "instance": instance,
-            "state_dir": self.folder / f"state-{instance}",
-            **changes,
-        }
-        log = self.folder / f"command_service-{instance}.log"
-        return ServiceProcess("command_service", settings, log)
-
-    def events(self, *keys: str) -> list[Any]:
-        """The committed events of these stock items, after a look at the whole log's sequences."""
-        reader = LogReader(self.kafka, self.registry.url)
-        records = reader.read(f"{self.namespace}inventory.events")
-        assert check_sequences(records) == []
-        return [record for record in records if record.key in keys]
 
 
 @pytest.fixture(scope="module")
-def stack(kafka: str, postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One registry and one set of topics; every test has its own stock items and instances."""
+def stack(
+    kafka: str, postgres: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CommandStack]:
+    """Every test has its own stock items and instances."""
     folder = tmp_path_factory.mktemp("command-service")
-    name = f"t{uuid.uuid4().hex[:12]}"
-    settings = {"kafka_bootstrap_servers": kafka, "topic_prefix": f"{name}."}
-    registry = ServiceProcess("tidelog.registry", settings, folder / "registry.log")
-    with running(registry):
-        yield Stack(kafka, f"{name}.", Database(postgres, name), registry, folder)
+    with CommandStack.made(kafka, postgres, folder, PARTITIONS) as made:
+        yield made
 
 
-def receive(
-    url: str, sku: str, quantity: int, key: str | None = None, timeout: float = 20
-) -> httpx.Response:
-    headers = {"Idempotency-Key": key} if key else {}
-    return httpx.post(
-        f"{url}/inventory/{sku}/receive-stock",
-        json={"quantity": quantity},
-        headers=headers,
-        timeout=timeout,
-    )
-
-
-def until_answered(urls: str | list[str], sku: str, key: str) -> dict[str, Any]:
-    """Repeat a command with its key until it is acknowledged, by whichever instance owns it."""
-    deadline = time.monotonic() + ANSWER_TIMEOUT_S
-    for url in itertools.cycle([urls] if isinstance(urls, str) else urls):
-        if time.monotonic() > deadline:
-            break
-        try:
-            answer = receive(url, sku, 1, key, timeout=5)
-        except httpx.HTTPError:
-            time.sleep(0.1)
-            continue
-        if answer.status_code == 201:
-            body: dict[str, Any] = answer.json()
-            return body
-        assert answer.status_code == 503, answer.text
-        time.sleep(0.1)
-    raise AssertionError(f"{key} has no answer after {ANSWER_TIMEOUT_S} s")
-
-
-def faults(events: list[Any], answers: list[dict[str, Any]]) -> list[str]:
-    return [*check_versions(events), *check_answers(events, answers)]
-
-
-def test_a_killed_service_keeps_its_word_and_repeats_its_first_answer(stack: Stack) -> None:
+def test_a_killed_service_keeps_its_word_and_repeats_its_first_answer(stack: CommandStack) -> None:
     service = stack.command_service()
     with running(service):
         # given acknowledged commands
@@ -132,7 +59,9 @@ def test_a_killed_service_keeps_its_word_and_repeats_its_first_answer(stack: Sta
     assert faults(events, first) == []
 
 
-def test_without_its_checkpoint_a_service_rebuilds_everything_from_the_log(stack: Stack) -> None:
+def test_without_its_checkpoint_a_service_rebuilds_everything_from_the_log(
+    stack: CommandStack,
+) -> None:
     service = stack.command_service()
     with running(service):
         first = [receive(service.url, "pot", 2, f"key-{n}").json() for n in range(10)]
@@ -148,7 +77,7 @@ def test_without_its_checkpoint_a_service_rebuilds_everything_from_the_log(stack
     assert faults(stack.events("pot"), [*first, new]) == []
 
 
-def test_a_corrupt_checkpoint_is_thrown_away(stack: Stack) -> None:
+def test_a_corrupt_checkpoint_is_thrown_away(stack: CommandStack) -> None:
     service = stack.command_service()
     with running(service):
         first = receive(service.url, "cup", 2, "key").json()
@@ -158,7 +87,7 @@ def test_a_corrupt_checkpoint_is_thrown_away(stack: Stack) -> None:
         assert receive(service.url, "cup", 2, "key").json() == {**first, "replayed": True}
 
 
-def test_a_paused_writer_is_fenced_and_appends_nothing_when_it_wakes(stack: Stack) -> None:
+def test_a_paused_writer_is_fenced_and_appends_nothing_when_it_wakes(stack: CommandStack) -> None:
     zombie = stack.command_service("1")
     heir = stack.command_service("2")
     with running(zombie):
@@ -189,7 +118,7 @@ def test_a_paused_writer_is_fenced_and_appends_nothing_when_it_wakes(stack: Stac
     assert len(events) == len(acknowledged)
 
 
-def test_a_clean_stop_hands_the_partitions_over_at_once(stack: Stack) -> None:
+def test_a_clean_stop_hands_the_partitions_over_at_once(stack: CommandStack) -> None:
     # given sessions that last longer than this test waits: only leaving the group hands over
     patient = {"session_timeout_ms": 120_000}
     first, second = stack.command_service("1", **patient), stack.command_service("2", **patient)
@@ -201,7 +130,7 @@ def test_a_clean_stop_hands_the_partitions_over_at_once(stack: Stack) -> None:
     assert (before["version"], after["version"]) == (1, 2)
 
 
-def send_command(stack: Stack, message: Command, command_id: str | None = None) -> str:
+def send_command(stack: CommandStack, message: Command, command_id: str | None = None) -> str:
     """Append a command to the topic, as a saga or any Kafka producer would."""
     registry = RegistryClient(stack.registry.url)
     codec = Codec([INVENTORY], registry, stack.namespace)
@@ -223,7 +152,7 @@ def send_command(stack: Stack, message: Command, command_id: str | None = None) 
     return metadata.command_id
 
 
-def produce(stack: Stack, key: str, value: bytes, headers: Any) -> None:
+def produce(stack: CommandStack, key: str, value: bytes, headers: Any) -> None:
     producer = Producer({"bootstrap.servers": stack.kafka})
     topic = f"{stack.namespace}inventory.commands"
     partition = partition_of(key, PARTITIONS)
@@ -243,7 +172,7 @@ def operation(url: str, operation_id: str, timeout_s: float = 20.0) -> dict[str,
     raise AssertionError(f"operation {operation_id} is not over: {answer.text}")
 
 
-def test_commands_of_the_topic_take_the_same_path_and_are_applied_once(stack: Stack) -> None:
+def test_commands_of_the_topic_take_the_same_path_and_are_applied_once(stack: CommandStack) -> None:
     service = stack.command_service()
     with running(service):
         # when a command arrives twice by the topic
@@ -260,7 +189,7 @@ def test_commands_of_the_topic_take_the_same_path_and_are_applied_once(stack: St
     assert event.headers["ce_causationid"] == command_id
 
 
-def test_a_refusal_of_the_topic_is_an_outcome_and_blocks_nothing(stack: Stack) -> None:
+def test_a_refusal_of_the_topic_is_an_outcome_and_blocks_nothing(stack: CommandStack) -> None:
     service = stack.command_service()
     with running(service):
         # given a command that breaks a rule, and rubbish, before a good command of the same key
@@ -277,17 +206,39 @@ def test_a_refusal_of_the_topic_is_an_outcome_and_blocks_nothing(stack: Stack) -
     ]
 
 
-def test_respond_async_ends_in_the_same_answer_as_a_plain_request(stack: Stack) -> None:
+def test_respond_async_ends_in_the_same_answer_as_a_plain_request(stack: CommandStack) -> None:
     service = stack.command_service()
     with running(service):
-        accepted = httpx.post(
-            f"{service.url}/inventory/bag/receive-stock",
-            json={"quantity": 3},
-            headers={"Prefer": "respond-async", "Idempotency-Key": "later"},
-            timeout=20,
-        )
+        accepted = respond_async(service.url, "bag", "later")
         assert accepted.status_code == 202, accepted.text
         done = operation(service.url, accepted.headers["location"].removeprefix("/operations/"))
         plain = receive(service.url, "bag", 3, "later").json()
     assert done["status"] == "done"
     assert plain == {**done["result"], "replayed": True}
+
+
+def test_an_operation_is_its_callers_and_what_sagas_send_is_nobodys(stack: CommandStack) -> None:
+    service = stack.command_service()
+    with running(service):
+        accepted = respond_async(service.url, "box", "k", **{"X-Tidelog-Caller": "user:ada"})
+        adas = accepted.json()["id"]
+        nobodys = send_command(stack, ReceiveStock(sku="box", quantity=1))
+        for each in (adas, nobodys):
+            assert operation(service.url, each)["status"] == "done"
+
+        def told(operation_id: str, only_of: str) -> int:
+            url = f"{service.url}/operations/{operation_id}"
+            return httpx.get(url, headers={"X-Tidelog-Only-Of": only_of}, timeout=10).status_code
+
+        assert told(adas, "user:ada") == 200
+        assert told(adas, "user:bob") == told(adas, "") == 404
+        assert told(nobodys, "user:ada") == told(nobodys, "") == 404
+
+
+def respond_async(url: str, sku: str, key: str, **headers: str) -> httpx.Response:
+    return httpx.post(
+        f"{url}/inventory/{sku}/receive-stock",
+        json={"quantity": 3},
+        headers={"Prefer": "respond-async", "Idempotency-Key": key, **headers},
+        timeout=20,
+    )

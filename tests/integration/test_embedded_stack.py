@@ -61,6 +61,17 @@ run(
 )
 """
 
+JOINER = """
+import sys
+from pathlib import Path
+from tidelog.cli.run import become, further_instance
+from tidelog.embedded.data_dir import DataDirectory
+from tidelog.embedded.service import Service
+dev = Path(sys.argv[1])
+service = Service(name="query_service", module="stand_in", depends_on=(), grpc=True)
+become(further_instance(service, dev), DataDirectory(dev.parent))
+"""
+
 
 @dataclass(frozen=True)
 class Up:
@@ -77,12 +88,17 @@ class Up:
         pids = {entry["name"]: int(entry["pid"]) for entry in self.dev()["processes"]}
         return pids.get(name, 0)
 
+    def listed(self, pid: int) -> dict[str, Any] | None:
+        """The line of the process with this pid."""
+        return next((entry for entry in self.dev()["processes"] if entry["pid"] == pid), None)
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with server_folder() as made:
         (made / "stand_in.py").write_text(STAND_IN)
         (made / "runner.py").write_text(RUNNER)
+        (made / "joiner.py").write_text(JOINER)
         yield made
 
 
@@ -131,6 +147,27 @@ def test_what_a_killed_stack_left_is_stopped_by_the_next(folder: Path) -> None:
         assert second.dev()["gateway"]["url"] == url
 
 
+def test_an_instance_that_joins_is_listed_as_long_as_it_lives(folder: Path) -> None:
+    with up(folder) as stack:
+        joiner = run(folder, "joiner.py", str(stack.data / "dev.json"))
+        try:
+            until(lambda: stack.listed(joiner.pid) is not None)
+            entry = stack.listed(joiner.pid)
+            assert entry is not None
+            assert (entry["name"], entry["instance"]) == ("query_service", f"r{joiner.pid}")
+            assert entry["grpc"].startswith("127.0.0.1:")
+            until(lambda: answers(entry["url"] + "/readyz"))
+            # when the stack writes its file anew for a reason of its own
+            gateway = stack.pid("gateway")
+            os.kill(gateway, signal.SIGKILL)
+            until(lambda: stack.pid("gateway") not in (0, gateway))
+            assert stack.listed(joiner.pid) == entry
+        finally:
+            joiner.kill()
+            joiner.communicate(timeout=DEADLINE_S)
+        until(lambda: stack.listed(joiner.pid) is None)
+
+
 @contextmanager
 def up(folder: Path, *arguments: str) -> Iterator[Up]:
     process = launch(folder, *arguments)
@@ -147,10 +184,14 @@ def up(folder: Path, *arguments: str) -> Iterator[Up]:
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return run(folder, "runner.py", str(folder / "data"), *arguments)
+
+
+def run(folder: Path, script: str, *arguments: str) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{folder}"}
     return subprocess.Popen(
-        [sys.executable, str(folder / "runner.py"), str(folder / "data"), *arguments],
+        [sys.executable, str(folder / script), *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -163,6 +204,13 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def answers(url: str) -> bool:
+    try:
+        return get(url) == 200
+    except OSError:
+        return False
 
 
 def get(url: str) -> int:

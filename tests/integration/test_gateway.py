@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from prometheus_client import CollectorRegistry
 
 from gateway.app import build
 from gateway.errors import GatewayTimeout
-from gateway.proxy import Services
 from gateway.routes import ROUTES, Upstream
+from gateway.services import Services
+from tests.gateway_world import BACKGROUND, live
 from tests.integration.command_server import serving
 from tidelog.http.asgi import BODY_BYTES_MAX, Receive, Scope, Send
 from tidelog.settings import Settings
@@ -29,20 +31,22 @@ class Echo:
 
     name: str
     asked: list[Scope] = field(default_factory=list)
+    left: threading.Event = field(default_factory=threading.Event)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            while True:
-                kind = (await receive())["type"]
-                await send({"type": f"{kind}.complete"})
-                if kind == "lifespan.shutdown":
-                    return
-        self.asked.append(scope)
+            await live(receive, send)
+            return
+        if scope["path"] != BACKGROUND:
+            self.asked.append(scope)
         body, more = b"", True
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
         path = scope["path"]
+        if path == "/orders/endless/live":
+            await self._stream(receive, send)
+            return
         if path == "/orders/slow":
             await asyncio.sleep(1)
         await send(
@@ -63,6 +67,16 @@ class Echo:
         for chunk in (body[:5], body[5:]):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
+        """Events until the caller has left, and then that it has."""
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        gone = asyncio.create_task(cast("Any", receive()))
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+            await asyncio.wait({gone}, timeout=0.02)
+        self.left.set()
 
 
 @dataclass
@@ -87,6 +101,7 @@ def door() -> Iterator[Door]:
         settings = Settings(
             command_service_url=stack.enter_context(serving(cast("Any", commands))),
             query_service_url=stack.enter_context(serving(cast("Any", queries))),
+            gateway_cache_bytes_max=0,  # a service hears of what it is asked here, and no more
         )
         url = stack.enter_context(serving(build(settings, CollectorRegistry())))
         client = stack.enter_context(httpx2.Client(base_url=url, trust_env=False))
@@ -212,7 +227,7 @@ def test_what_is_on_no_route_is_unknown_and_another_method_is_not_allowed(door: 
     assert problem(door.send("GET", "/orders//history")) == (404, "unknown")
     refused = door.send("DELETE", "/orders/o-1")
     assert problem(refused) == (405, "method-not-allowed")
-    assert refused.headers["allow"] == "GET"
+    assert refused.headers["allow"] == "GET, HEAD"
     assert problem(door.send("DELETE", "/orders/o-1/history")) == (405, "method-not-allowed")
     assert door.queries.asked == []
 
@@ -242,7 +257,7 @@ def test_a_service_that_is_down_is_a_bad_gateway() -> None:
 
     assert problem(answer) == (502, "bad-gateway")
     assert ready.status_code == 503
-    assert [check["ready"] for check in ready.json()["checks"]] == [False, False]
+    assert [check["ready"] for check in ready.json()["checks"]] == [False, False, False]
     assert alive.status_code == 200
     assert "Idempotency-Key" in page.text
 
@@ -253,17 +268,7 @@ async def test_a_service_that_takes_too_long_is_a_gateway_timeout() -> None:
     with serving(cast("Any", queries)) as url:
         services = Services({Upstream.QUERIES: url}, answer_timeout_s=0.1)
         with pytest.raises(GatewayTimeout):
-            await services.forward(
-                Upstream.QUERIES,
-                {
-                    "method": "GET",
-                    "raw_path": b"/orders/slow",
-                    "query_string": b"",
-                    "headers": [],
-                },
-                cast("Any", None),
-                cast("Any", None),
-            )
+            await services.ask(b"/orders/slow", [(b"x-correlation-id", b"c-1")])
         await services.close()
 
 
@@ -275,3 +280,12 @@ def test_the_gateway_has_metrics_of_its_own(door: Door) -> None:
     assert (
         'tidelog_http_requests_total{method="GET",route="/orders/{id}",status="200"} 1.0' in metrics
     )
+
+
+def test_a_stream_comes_through_as_it_is_sent_and_ends_with_its_caller(door: Door) -> None:
+    with door.client.stream("GET", "/orders/endless/live") as answer:
+        events = answer.iter_raw()
+        assert b"data: 1" in next(events) and b"data: 1" in next(events)
+        assert not door.queries.left.is_set()
+
+    assert door.queries.left.wait(10), "the service still sends to a caller that has left"

@@ -20,8 +20,9 @@ from tests.log_writer import LogWriter, read_log, until
 from tests.service_process import ServiceProcess, service
 from tidelog import Event
 from tidelog.codec import Codec
-from tidelog.engine.folding import EventReader, Folder, Partition, StoredRow
+from tidelog.engine.folding import Folder, StoredRow
 from tidelog.engine.judge import Progress
+from tidelog.engine.reading import EventReader, Partition
 from tidelog.postgres.projection_store import PostgresProjectionStore
 from tidelog.registry import RegistryClient
 
@@ -81,6 +82,7 @@ def shop(kafka: str, namespace: str, database: Database, tmp_path: Path) -> Iter
         "topic_prefix": namespace,
         "partitions": "4",
         "projection_batch_events_max": "50",
+        "projections_only": "stock_level",
     }
     with service("tidelog.registry", tmp_path, settings, wait_until_ready=False) as registry:
         until(lambda: registry.get("/subjects"), "the registry answers")
@@ -154,8 +156,9 @@ def test_it_tells_its_lag_its_work_and_that_it_is_well(shop: Shop, tmp_path: Pat
             ),
             "all events are counted",
         )
-        lag = 'tidelog_projection_lag_events{context="inventory",partition="0",'
-        until(lambda: metric(running, lag + 'projection="stock_level"}') == 0, "there is no lag")
+        place = '{context="inventory",generation="1",partition="0",projection="stock_level",'
+        lag = f'tidelog_projection_lag_events{place}version="1"}}'
+        until(lambda: metric(running, lag) == 0, "there is no lag")
 
     assert running.exit_code == 0
     assert shop.rows() == shop.folded()[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tests.torture.log_reader import LogRecord
@@ -20,6 +20,11 @@ def check_sequences(records: Iterable[LogRecord]) -> list[str]:
             faults.append(f"{place}: sequence {sequence} after {last[place]} at {record.offset}")
         last[place] = sequence
     return faults
+
+
+def check_log(records: Sequence[LogRecord], answers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is lost, doubled, torn or out of order in the log."""
+    return [*check_sequences(records), *check_versions(records), *check_answers(records, answers)]
 
 
 def check_versions(records: Iterable[LogRecord]) -> list[str]:

@@ -313,3 +313,28 @@ def test_a_command_travels_like_an_event() -> None:
     )
 
     assert CODEC.decode(CODEC.encode(command)) == command
+
+
+def test_an_event_of_todays_schema_is_built_as_the_checker_would_build_it() -> None:
+    painted = Painted(id="p-1", litres=2, colour=Colour.GREEN, corner=Point(x=3), tags=("a", "b"))
+
+    built = CODEC.decode(CODEC.encode(painted))
+
+    assert built == painted and isinstance(built, Painted)
+    assert (type(built.tags), type(built.corner), built.colour) == (tuple, Point, Colour.GREEN)
+
+
+def test_bounds_that_grew_narrower_do_not_make_an_old_event_unreadable() -> None:
+    written = avro_schema(Painted, "tidelog.sample.Painted")
+    prefix = b"\x00" + FOREIGN.add(written).to_bytes(4, "big")
+    value = CODEC.encode(Painted(id="p-1", litres=1))
+    with_another_id = prefix + value[5:].replace(b"p-1", b"p 1")
+
+    assert READER.decode(with_another_id) == Painted(id="p 1", litres=1)
+
+
+def test_a_command_is_checked_again_when_it_is_read_for_anybody_may_send_one() -> None:
+    value = CODEC.encode(Paint(id="p-1", litres=1))
+
+    with pytest.raises(CodecError, match="Paint"):
+        CODEC.decode(value.replace(b"p-1", b"p 1"))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.instances import PROBE_INTERVAL_S, PROBE_TIMEOUT_S
 from tidelog.cli.run import further_instance
 from tidelog.cli.system import find_system
 from tidelog.embedded.data_dir import DataDirectory, RecordedProcess, recorded
@@ -21,7 +22,14 @@ from tidelog.embedded.jars import Jar, locked_jars
 from tidelog.embedded.ports import free_port, is_free, read_json, write_json
 from tidelog.embedded.process import Launch, kill, rotate, spawn, start_mark, stop, tail
 from tidelog.embedded.service import Service
-from tidelog.embedded.stack import SERVICES, check_scale, external_parts
+from tidelog.embedded.stack import (
+    DRAIN_MS,
+    SERVICES,
+    Options,
+    Stack,
+    check_scale,
+    external_parts,
+)
 from tidelog.embedded.supervisor import Member, levels
 from tidelog.errors import ConfigurationError
 
@@ -185,11 +193,13 @@ def test_every_need_of_the_table_is_in_the_table() -> None:
 
 
 def test_a_scale_is_checked() -> None:
-    check_scale({"command_service": 3})
+    check_scale({"command_service": 3, "sagas": 0})
     with pytest.raises(ConfigurationError, match="not one of"):
         check_scale({"kafka": 2})
     with pytest.raises(ConfigurationError, match="not 1 to"):
-        check_scale({"gateway": 0})
+        check_scale({"command_service": 0})
+    with pytest.raises(ConfigurationError, match="not 1 to 1"):
+        check_scale({"mail": 2})
 
 
 def test_parts_elsewhere_are_known_by_their_settings() -> None:
@@ -209,8 +219,44 @@ def test_a_further_instance_finds_everything_in_dev_json(tmp_path: Path) -> None
     assert settings["TIDELOG_KAFKA_BOOTSTRAP_SERVERS"] == "127.0.0.1:9092"
     assert settings["TIDELOG_REGISTRY_URL"] == "http://127.0.0.1:3"
     assert settings["TIDELOG_QUERY_SERVICE_URL"] == "http://127.0.0.1:1"
+    assert settings["TIDELOG_QUERY_SERVICE_GRPC"] == "127.0.0.1:11"
     assert settings["TIDELOG_PARTITIONS"] == "7"
+    assert settings["TIDELOG_SMTP_PORT"] == "5"
     assert settings["TIDELOG_INSTANCE"] == f"r{os.getpid()}"
+
+
+def test_a_further_command_service_has_a_grpc_port(tmp_path: Path) -> None:
+    service = next(each for each in SERVICES if each.name == "command_service")
+
+    server = further_instance(service, dev_json(tmp_path))
+
+    settings = server.environment()
+    assert server.grpc == f"127.0.0.1:{settings['TIDELOG_GRPC_PORT']}"
+
+
+def test_a_stack_of_three_command_services_lists_them_all(tmp_path: Path) -> None:
+    options = Options(data=tmp_path, scale={"command_service": 3})
+    stack = Stack(options, DataDirectory(tmp_path), print)
+
+    servers = [each for each in stack._servers if each.service.name == "command_service"]
+
+    assert len({each.grpc for each in servers} | {each.url for each in servers}) == 6
+    listed = stack.settings["TIDELOG_COMMAND_SERVICE_INSTANCES"].split(",")
+    assert listed == [each.url for each in servers]
+    assert {each.environment()["TIDELOG_DRAIN_MS"] for each in servers} == {str(DRAIN_MS)}
+
+
+def test_the_gateway_is_told_where_the_stock_is_asked(tmp_path: Path) -> None:
+    stack = Stack(Options(data=tmp_path), DataDirectory(tmp_path), print)
+
+    (queries,) = (each for each in stack._servers if each.service.name == "query_service")
+
+    assert queries.grpc == stack.settings["TIDELOG_QUERY_SERVICE_GRPC"]
+    assert queries.environment()["TIDELOG_GRPC_PORT"] == str(queries.grpc_port)
+
+
+def test_an_instance_that_stops_serves_on_for_longer_than_the_gateway_takes_to_see_it() -> None:
+    assert DRAIN_MS / 1_000 > PROBE_INTERVAL_S + PROBE_TIMEOUT_S
 
 
 def test_the_command_line_finds_a_system_by_its_dev_json(
@@ -265,10 +311,13 @@ class DummyServer:
 
 
 def dev_json(folder: Path) -> Path:
-    (folder / "stack.json").write_text(json.dumps({"partitions": 7}))
+    (folder / "stack.json").write_text(
+        json.dumps({"partitions": 7, "ports": {"TIDELOG_SMTP_PORT": 5}})
+    )
     file = folder / "dev.json"
     query = {"name": "query_service", "instance": "1", "pid": 1, "url": "http://127.0.0.1:1"}
-    second = {**query, "instance": "2", "url": "http://127.0.0.1:2"}
+    query["grpc"] = "127.0.0.1:11"
+    second = {**query, "instance": "2", "url": "http://127.0.0.1:2", "grpc": "127.0.0.1:12"}
     content = {
         "gateway": None,
         "query": {"url": "http://127.0.0.1:1"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from tests.read_side import (
@@ -16,15 +17,11 @@ from tests.read_side import (
     record,
 )
 from tidelog import Projection
-from tidelog.engine.folding import (
-    EventReader,
-    Folder,
-    Partition,
-    Reading,
-    StoredRow,
-)
+from tidelog.engine.folding import Decision, Folder, StoredRow
 from tidelog.engine.judge import Progress
 from tidelog.engine.ports import StoredRecord
+from tidelog.engine.reading import EventReader, Partition, Reading
+from tidelog.errors import CodecError
 
 HOME = Partition("counters", 3)
 NOTHING = Progress()
@@ -61,7 +58,7 @@ def fold(
     folder = Folder(projection)
     touches, _ = folder.touches(reading.facts)
     changes = folder.fold(touches, rows or {})
-    return changes.upserts, changes.deletes, [each.key for each in changes.failures]
+    return changes.upserts, changes.deletes, [each.key for each in changes.parked]
 
 
 def stored(key: str, total: int, version: int, position: str) -> StoredRow:
@@ -247,18 +244,74 @@ def test_an_event_that_is_not_folded_still_moves_the_version_of_its_aggregate() 
     assert (upserts["a"].version, upserts["a"].position) == (2, "counters:3:2")
 
 
-def test_a_failing_fold_harms_its_own_key_alone() -> None:
-    reading = read(
+def failing() -> Reading:
+    return read(
         record(Added(counter_id="a", by=4), offset=0, sequence=1, version=1),
         record(Added(counter_id="a", by=-1), offset=1, sequence=2, version=2),
-        record(Added(counter_id="a", by=1), offset=2, sequence=3, version=3),
-        record(Added(counter_id="b", by=1), offset=3, sequence=4, version=1),
+        record(Added(counter_id="b", by=1), offset=2, sequence=3, version=1),
+        record(Added(counter_id="a", by=1), offset=3, sequence=4, version=3),
     )
 
-    upserts, deletes, failed = fold(reading)
 
-    assert list(upserts) == ["b"]
-    assert (deletes, failed) == ([], ["a"])
+def test_a_failing_fold_parks_its_own_key_as_it_was_and_its_later_events_wait() -> None:
+    folder = Folder(counter)
+    touches, _ = folder.touches(failing().facts)
+
+    changes = folder.fold(touches, {})
+
+    assert {key: row.row.total for key, row in changes.upserts.items()} == {"a": 4, "b": 1}
+    assert changes.upserts["a"].version == 1
+    (parked,) = changes.parked
+    assert (parked.key, parked.fact.sequence, str(parked.error)) == ("a", 2, "a fold that fails")
+    assert parked.after == {HOME: Progress(1, 0)}
+    assert changes.passed == {"a": 1}
+
+
+def test_events_of_a_parked_key_are_passed_over_and_counted() -> None:
+    folder = Folder(counter)
+    touches, _ = folder.touches(failing().facts)
+
+    changes = folder.fold(touches, {}, waiting={"a"})
+
+    assert (list(changes.upserts), changes.parked) == (["b"], [])
+    assert changes.passed == {"a": 3}
+
+
+def test_an_event_that_the_store_refuses_fails_with_its_reason() -> None:
+    folder, reason = Folder(counter), CodecError("too large")
+    touches, _ = folder.touches(failing().facts)
+
+    changes = folder.fold(touches, {}, refused={(HOME, 3): reason})
+
+    assert [(each.key, each.error) for each in changes.parked][1:] == [("b", reason)]
+
+
+def test_a_decision_takes_the_place_of_an_event_or_discards_it() -> None:
+    edited = Added(counter_id="a", by=10)
+    for event, total in ((None, 5), (edited, 15)):
+        folder = Folder(counter, {(HOME, 2): Decision(event)})
+        touches, _ = folder.touches(failing().facts)
+
+        changes = folder.fold(touches, {})
+
+        assert changes.parked == []
+        assert changes.upserts["a"].row.total == total
+        assert changes.upserts["a"].version == 3
+
+
+def test_keys_that_fail_end_the_touches_before_their_event() -> None:
+    broken = replace(counter, keys=keys_that_fail)
+    touches, failure = Folder(broken).touches(failing().facts)
+
+    assert [touch.fact.sequence for touch in touches] == [1]
+    assert failure is not None
+    assert (failure.fact.sequence, str(failure.error)) == (2, "no key")
+
+
+def keys_that_fail(event: Added | Cleared) -> Sequence[str]:
+    if isinstance(event, Added) and event.by < 0:
+        raise ValueError("no key")
+    return [event.counter_id]
 
 
 def test_a_row_that_several_aggregates_feed_comes_out_the_same_in_any_order() -> None:

@@ -220,6 +220,21 @@ def test_readiness_says_what_is_missing() -> None:
     assert client.get("/livez").status_code == 200
 
 
+def test_what_is_not_vital_is_shown_and_keeps_nobody_away() -> None:
+    async def away() -> str:
+        return "one of two does not answer"
+
+    client = TestClient(
+        build_service_with(checks=[ReadinessCheck(name="one", check=away, vital=False)])
+    )
+    assert client.get("/readyz").status_code == 200
+    told = client.get("/readyz?verbose")
+    assert (told.status_code, told.json()["status"]) == (200, "ready")
+    assert told.json()["checks"] == [
+        {"name": "one", "ready": False, "detail": "one of two does not answer"}
+    ]
+
+
 def test_openapi_has_every_command_with_an_example_that_is_accepted() -> None:
     found = openapi_of("command_service", "1", ROUTES)
     json.dumps(found)

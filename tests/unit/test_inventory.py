@@ -9,6 +9,7 @@ from command_service.inventory import (
     RETURNS_MAX,
     SETTLED_MAX,
     ReservationDiffers,
+    ReturnedStockGone,
     StockAlreadySold,
     StockItem,
     StockNotReserved,
@@ -28,6 +29,7 @@ from schemas.inventory import (
     StockReserved,
     StockReturned,
     StockSold,
+    WithdrawReturn,
 )
 from tidelog import replace
 from tidelog.testing import given
@@ -199,3 +201,30 @@ def test_the_open_reservations_are_bounded_and_one_more_is_refused() -> None:
         reservations={f"x-{n}": 1 for n in range(RESERVATIONS_MAX)},
     )
     assert decide(reserve, full) == [replace(refused, available=RESERVATIONS_MAX)]
+
+
+brought_back = StockReturned(sku=SKU, order_id="o-1", quantity=2, return_id="r-1")
+withdraw = WithdrawReturn(sku=SKU, order_id="o-1", quantity=2, return_id="r-1")
+
+
+def test_a_return_that_failed_is_sold_to_the_order_again_and_only_once() -> None:
+    history = (received, reserved, sold, brought_back)
+    outcome = given(inventory, *history).when(withdraw)
+
+    outcome.then(
+        StockReserved(sku=SKU, order_id="o-1", quantity=2),
+        StockSold(sku=SKU, order_id="o-1", quantity=2, return_id="r-1"),
+    ).then_state(on_hand=2, reserved=0)
+    given(inventory, *history, *outcome.events).when(withdraw).then()
+
+
+def test_a_return_whose_pieces_are_gone_waits_for_a_person() -> None:
+    taken = StockReserved(sku=SKU, order_id="o-2", quantity=4)
+
+    given(inventory, received, reserved, sold, brought_back, taken).when(withdraw).rejected(
+        ReturnedStockGone
+    )
+
+
+def test_a_return_that_never_came_back_is_not_withdrawn() -> None:
+    given(inventory, received, reserved, sold).when(withdraw).then()

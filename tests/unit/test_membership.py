@@ -10,8 +10,13 @@ from confluent_kafka import TopicPartition
 
 from tidelog.kafka import membership
 from tidelog.kafka.lease import Lease
-from tidelog.kafka.membership import GroupMembership, MembershipEvents, Place
-from tidelog.kafka.replay import stored_record
+from tidelog.kafka.membership import (
+    GroupMembership,
+    MembershipEvents,
+    Place,
+    heartbeat_ms,
+)
+from tidelog.kafka.records import stored_record
 
 PLACE = ("doors.commands", 0)
 
@@ -81,6 +86,11 @@ def member(lease: Lease, told: Any = None) -> GroupMembership:
             assigned=nothing, released=told or nothing, lost=nothing, records=nothing
         ),
     )
+
+
+def test_a_member_misses_several_heartbeats_before_its_session_is_over() -> None:
+    for session_timeout_ms in (1_000, 6_000, 300_000):
+        assert 100 <= heartbeat_ms(session_timeout_ms) <= session_timeout_ms / 10
 
 
 def test_a_late_answer_proves_membership_only_since_its_own_request(

@@ -1,68 +1,49 @@
-"""Given a log with trouble in it, when it is projected, then this and no more stops."""
+"""Given a log with trouble in it, when feeds fold it, then this and no more stops."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 import pytest
 
+from tests.list_log import FAILING, LEFT, REFUSED, RIGHT, TOPICS, ListReader, counter, evolve
 from tests.read_side import CODEC, COUNTERS, Added, Counter, record
 from tidelog import Projection
-from tidelog.engine.folding import Partition, StoredRow
+from tidelog.engine.folding import Changes, Decision, Folder, StoredRow, revised
 from tidelog.engine.judge import Progress
-from tidelog.engine.ports import StoredRecord
-from tidelog.engine.projecting import (
-    FOLD_ATTEMPTS_MAX,
+from tidelog.engine.log_stream import LogStream, Run
+from tidelog.engine.ports import MessageCodec, StoredRecord
+from tidelog.engine.projecting import Feed, Report
+from tidelog.engine.projection_store import (
     Applied,
-    ProjectionLoop,
     ProjectionStore,
-    Report,
     Step,
-    TopicInfo,
+    Written,
 )
-from tidelog.errors import CodecError, LogHole, Unavailable
+from tidelog.engine.reading import EventReader, Fact, Partition
+from tidelog.errors import CodecError, LogHole, ProjectionFault, Unavailable
+from tidelog.memory import MemoryCodec
 from tidelog.memory.projection_store import MemoryProjectionStore, MemoryTables
-
-LEFT, RIGHT = Partition("counters", 0), Partition("counters", 1)
-TOPICS = {"counters": TopicInfo("topic", 2)}
+from tidelog.message import Message
 
 
-def evolve(row: Counter | None, event: Added) -> Counter:
-    if event.by < 0:
-        raise ValueError("a bug")
-    return Counter(counter_id=event.counter_id, total=(row.total if row else 0) + event.by)
+def keys_that_fail(event: Added) -> Sequence[str]:
+    if event.by == FAILING:
+        raise ValueError("no key")
+    return [event.counter_id]
 
 
-counter = Projection(
-    name="counter", version=1, contexts=[COUNTERS], row=Counter, key="counter_id", evolve=evolve
+keyless = Projection(
+    name="keyless",
+    version=1,
+    contexts=[COUNTERS],
+    row=Counter,
+    key="counter_id",
+    evolve=evolve,
+    keys=keys_that_fail,
 )
-
-
-class ListReader:
-    """A log in lists; it delivers from where it was told to."""
-
-    def __init__(self, logs: dict[Partition, list[StoredRecord]]) -> None:
-        self.logs = logs
-        self.offsets = dict.fromkeys(logs, 0)
-        self.paused: set[Partition] = set()
-
-    def seek(self, partition: Partition, offset: int) -> None:
-        """Deliver from this offset on."""
-        self.offsets[partition] = offset
-
-    def pause(self, partition: Partition) -> None:
-        """Deliver nothing more."""
-        self.paused.add(partition)
-
-    def poll(self) -> dict[Partition, list[StoredRecord]]:
-        """All that is there."""
-        batch = {}
-        for at in self.logs.keys() - self.paused:
-            found = [each for each in self.logs[at] if each.offset >= self.offsets[at]]
-            if found:
-                batch[at] = found
-                self.offsets[at] = found[-1].offset + 1
-        return batch
 
 
 class PickyStore(MemoryProjectionStore):
@@ -70,37 +51,50 @@ class PickyStore(MemoryProjectionStore):
 
     def apply(self, step: Step) -> Applied:
         """As in memory, but for 13."""
-        refused: list[int] = []
 
-        def fold(rows: dict[str, StoredRow]) -> object:
-            changes = step.fold(rows)
-            refused.extend(r.row.total for r in changes.upserts.values() if r.row.total == 13)
-            if refused:
+        def fold(rows: Mapping[str, StoredRow], waiting: AbstractSet[str]) -> Changes:
+            changes = step.fold(rows, waiting)
+            if any(row.row.total == REFUSED for row in changes.upserts.values()):
                 raise CodecError("13 does not fit")
             return changes
 
-        return super().apply(step._replace(fold=fold))  # type: ignore[arg-type]
+        return super().apply(step._replace(fold=fold))
 
 
 class Given:
-    """A projection over a log; `run` polls until nothing more comes."""
+    """A feed over a log; `run` goes on until nothing more comes."""
 
-    def __init__(self, *logs: Sequence[StoredRecord], store: ProjectionStore | None = None) -> None:
+    def __init__(
+        self,
+        *logs: Sequence[StoredRecord],
+        store: ProjectionStore | None = None,
+        projection: Projection[Any, Any] | None = counter,
+        codec: MessageCodec = CODEC,
+        **options: Any,
+    ) -> None:
         self.tables = MemoryTables()
-        self.store = store or MemoryProjectionStore(counter, self.tables)
+        self.store = store or MemoryProjectionStore(projection or counter, self.tables)
         self.store.open(TOPICS)
         self.reader = ListReader(dict(zip((LEFT, RIGHT), map(list, logs), strict=False)))
-        self.loop = ProjectionLoop(counter, CODEC, self.store, self.reader)
-        self.loop.assigned(self.reader.logs)
+        self.stream = LogStream([COUNTERS], codec, self.reader)
+        folder = Folder(projection) if projection else None
+        self.feed = Feed("counter", folder, self.store, self.stream.want, **options)
+        self.feed.assigned(self.reader.logs)
+        self.feed.settle()
 
     def run(self) -> list[Report]:
         reports: list[Report] = []
         while batch := self.reader.poll():
-            assert len(reports) < 100, "the loop never comes to rest"
-            reports.append(self.loop.step(batch))
+            assert len(reports) < 100, "it never comes to rest"
+            taken = self.stream.take(batch)
+            reports.append(self.feed.step(taken.runs))
+            if reports[-1].overtaken:
+                self.feed.doubt()
+                self.feed.settle()
         return reports
 
     def totals(self) -> dict[str, int]:
+        assert isinstance(self.store, MemoryProjectionStore)
         return {key: row.row.total for key, row in self.store.rows().items()}
 
 
@@ -111,6 +105,13 @@ def added(key: str, *amounts: int, start: int = 1) -> list[StoredRecord]:
     ]
 
 
+def facts(records: Sequence[StoredRecord], behind: Progress) -> list[Fact]:
+    return EventReader([COUNTERS], CODEC).read({LEFT: records}, {LEFT: behind}).facts
+
+
+# --- the log ---------------------------------------------------------------------------------
+
+
 def test_two_partitions_are_written_in_one_transaction() -> None:
     given = Given(added("a", 1, 2), added("b", 3))
 
@@ -118,19 +119,20 @@ def test_two_partitions_are_written_in_one_transaction() -> None:
 
     assert (report.events, report.transactions) == (3, 1)
     assert given.totals() == {"a": 3, "b": 3}
-    assert given.loop.progress == {LEFT: Progress(2, 2), RIGHT: Progress(1, 1)}
+    assert given.feed.progress == {LEFT: Progress(2, 2), RIGHT: Progress(1, 1)}
 
 
 def test_a_hole_is_read_again_once_and_heals_if_the_events_are_there() -> None:
     whole = added("a", 1, 2, 3)
     given = Given([whole[0], whole[2]])
-    first = given.loop.step(given.reader.poll())
+    first = given.stream.take(given.reader.poll())
+    given.feed.step(first.runs)
     given.reader.logs[LEFT] = whole
 
     given.run()
 
     assert len(first.holes) == 1
-    assert given.loop.stopped == {}
+    assert given.stream.stopped == {}
     assert given.totals() == {"a": 6}
 
 
@@ -140,82 +142,21 @@ def test_the_same_hole_again_stops_its_partition_before_the_gap_and_no_other() -
 
     given.run()
 
-    assert isinstance(given.loop.stopped[LEFT], LogHole)
-    assert given.reader.paused == {LEFT}
+    assert isinstance(given.stream.stopped[LEFT], LogHole)
+    assert LEFT not in given.reader.offsets
     assert given.totals() == {"a": 1, "b": 5}
     assert given.store.progress()[LEFT] == Progress(1, 1)
 
 
-def test_a_failing_fold_is_tried_again_and_then_stops_its_partition_right_before_it() -> None:
-    given = Given(added("a", 1, 2, -1, 4), added("b", 5))
-
-    reports = given.run()
-
-    assert sum(LEFT in report.failures for report in reports) == FOLD_ATTEMPTS_MAX
-    assert isinstance(given.loop.stopped[LEFT], CodecError)
-    assert given.totals() == {"a": 3, "b": 5}
-    assert given.store.progress()[LEFT] == Progress(2, 2)
-
-
-def test_one_value_that_the_store_refuses_is_found_and_harms_only_its_partition() -> None:
-    tables = MemoryTables()
-    given = Given(
-        [*added("a", 1, 2), *added("c", 13, start=3), *added("a", 1, start=4)],
-        added("b", *range(1, 9)),
-        store=PickyStore(counter, tables),
-    )
-
+def test_a_feed_may_go_back_in_a_partition_that_stands() -> None:
+    whole = added("a", 1, 2, 3, 4)
+    given = Given([*whole[:2], whole[3]])
     given.run()
 
-    assert isinstance(given.loop.stopped[LEFT], CodecError)
-    assert given.store.progress()[LEFT] == Progress(2, 2)
-    assert given.totals() == {"a": 3, "b": 36}
+    given.stream.want(LEFT, Progress(1, 1))
 
-
-def test_who_was_overtaken_goes_on_from_what_is_stored() -> None:
-    given = Given(added("a", 1, 2, 3))
-    other = ProjectionLoop(counter, CODEC, given.store, ListReader({LEFT: []}))
-    other.assigned([LEFT])
-    other.step({LEFT: added("a", 1, 2)})
-
-    reports = given.run()
-
-    assert [report.overtaken for report in reports] == [True, False]
-    assert given.totals() == {"a": 6}
-
-
-def test_after_an_uncertain_write_the_store_says_what_became_of_it() -> None:
-    given = Given(added("a", 1, 2, 3))
-
-    class LosesTheAnswer(MemoryProjectionStore):
-        """Writes, and then the connection is gone."""
-
-        def apply(self, step: Step) -> Applied:
-            """As in memory, without an answer."""
-            super().apply(step)
-            raise Unavailable("the connection is gone")
-
-    lossy = LosesTheAnswer(counter, given.tables)
-    lossy.open(TOPICS)
-    unsure = ProjectionLoop(counter, CODEC, lossy, given.reader)
-    unsure.assigned([LEFT])
-    with pytest.raises(Unavailable):
-        unsure.step({LEFT: added("a", 1, 2)})
-
-    unsure.resync()
-
-    assert unsure.progress == {LEFT: Progress(2, 2)}
-    assert given.reader.offsets[LEFT] == 3
-
-
-def test_a_partition_that_was_released_is_not_folded_any_more() -> None:
-    given = Given(added("a", 1), added("b", 5))
-    batch = given.reader.poll()
-    given.loop.released([LEFT])
-
-    given.loop.step(batch)
-
-    assert given.totals() == {"b": 5}
+    assert given.stream.stopped == {}
+    assert [each.offset for each in given.reader.poll()[LEFT]] == [2, 4]
 
 
 def test_a_fork_is_parked_and_leaves_the_partition_red() -> None:
@@ -225,7 +166,7 @@ def test_a_fork_is_parked_and_leaves_the_partition_red() -> None:
     (report,) = given.run()
 
     assert [parked.fork for parked in report.parked] == [True]
-    assert LEFT in given.loop.forks
+    assert LEFT in given.stream.forks
     assert given.totals() == {"a": 3}
 
 
@@ -234,12 +175,207 @@ def test_an_event_that_an_outdated_reader_cannot_decode_is_not_passed_over_for_g
     unreadable = records[1]._replace(value=b"from the future")
     given = Given([records[0], unreadable, records[2]])
     given.run()
-    assert isinstance(given.loop.stopped[LEFT], LogHole)
+    assert isinstance(given.stream.stopped[LEFT], LogHole)
 
     given.reader.logs[LEFT] = records
-    given.reader.paused.clear()
-    begin = given.loop.assigned([LEFT])
-    given.reader.seek(LEFT, begin[LEFT])
+    given.stream.leave([LEFT])
+    given.feed.resume()
     given.run()
 
     assert given.totals() == {"a": 6}
+
+
+def test_the_stream_reads_from_the_least_place_that_anybody_asks_for() -> None:
+    stream = LogStream([COUNTERS], CODEC, ListReader({LEFT: added("a", 1, 2, 3, 4)}))
+
+    stream.want(LEFT, Progress(3, 3))
+    stream.want(LEFT, Progress(1, 1))
+    stream.want(LEFT, Progress(2, 2))
+
+    assert stream.progress == {LEFT: Progress(1, 1)}
+
+
+def test_what_cannot_be_decoded_now_is_read_again_with_all_that_came_along() -> None:
+    class AwayOnce(MemoryCodec):
+        """Its registry does not answer at first."""
+
+        away = True
+
+        def decode(self, value: bytes) -> Message:
+            """Unavailable at one event, once."""
+            event = super().decode(value)
+            if self.away and event == Added(counter_id="b", by=5):
+                self.away = False
+                raise Unavailable("the registry does not answer")
+            return event
+
+    given = Given(added("a", 1, 2), added("b", 5), codec=AwayOnce([Added]))
+    with pytest.raises(Unavailable):
+        given.run()
+
+    given.run()
+
+    assert given.stream.stopped == {}
+    assert given.totals() == {"a": 3, "b": 5}
+
+
+# --- one feed --------------------------------------------------------------------------------
+
+
+def test_a_failing_fold_parks_its_key_and_everything_else_goes_on() -> None:
+    given = Given(
+        [*added("a", 1, 2, FAILING, 4), *added("c", 7, start=5), *added("a", 1, start=6)],
+        added("b", 5),
+    )
+
+    reports = given.run()
+
+    assert [key.key for report in reports for key in report.parked_keys] == ["a"]
+    assert given.feed.stopped == {}
+    assert given.totals() == {"a": 3, "b": 5, "c": 7}
+    assert given.store.progress()[LEFT] == Progress(6, 6)
+    assert given.tables.parked_keys["a"].after == {LEFT: Progress(2, 2)}
+    assert given.tables.waiting["a"] == 2
+
+
+def test_one_value_that_the_store_refuses_is_found_and_harms_only_its_key() -> None:
+    tables = MemoryTables()
+    foreign = StoredRecord(5, None, None, [])
+    given = Given(
+        [*added("a", 1, 2), *added("c", REFUSED, start=3), *added("a", 1, start=4), foreign],
+        added("b", *range(1, 9)),
+        store=PickyStore(counter, tables),
+    )
+
+    given.run()
+
+    assert given.feed.stopped == {}
+    assert isinstance(tables.parked_keys["c"].error, CodecError)
+    assert given.store.progress()[LEFT] == Progress(4, 4)
+    assert given.totals() == {"a": 4, "b": 36}
+    assert list(tables.parked) == [(LEFT, 5)]
+
+
+def test_keys_that_fail_stop_their_partition_for_this_feed_until_it_is_tried_again() -> None:
+    given = Given(added("a", 1, 2, FAILING, 4), added("b", 5), projection=keyless)
+
+    given.run()
+
+    assert isinstance(given.feed.stopped[LEFT], ProjectionFault)
+    assert given.stream.stopped == {}
+    assert given.totals() == {"a": 3, "b": 5}
+    assert given.store.progress()[LEFT] == Progress(2, 2)
+    given.reader.logs[LEFT] = added("a", 1, 2, 3, 4)
+    given.feed.retry()
+    given.run()
+    assert given.totals() == {"a": 10, "b": 5}
+
+
+def test_sql_of_a_projections_own_that_fails_stops_its_partition_right_before_the_event() -> None:
+    store = SqlStore(counter)
+    given = Given(added("a", 1, 2, FAILING, 4), added("b", 5), store=store, projection=None)
+
+    given.run()
+
+    assert store.written == {LEFT: [1, 2], RIGHT: [5]}
+    assert given.store.progress()[LEFT] == Progress(2, 2)
+    assert isinstance(given.feed.stopped[LEFT], ProjectionFault)
+
+
+def test_a_decision_cures_the_event_at_which_sql_of_a_projections_own_fails() -> None:
+    store, decisions = SqlStore(counter), {(LEFT, 3): Decision(None)}
+    given = Given(
+        added("a", 1, 2, FAILING, 4),
+        store=store,
+        projection=None,
+        revise=lambda found: revised(found, decisions, [COUNTERS]),
+    )
+
+    given.run()
+
+    assert store.written == {LEFT: [1, 2, 4]}
+    assert given.store.progress()[LEFT] == Progress(4, 4)
+
+
+class SqlStore(MemoryProjectionStore):
+    """Takes down what it is given; SQL of its own fails at one event."""
+
+    def __init__(self, projection: Projection[Any, Any]) -> None:
+        super().__init__(projection)
+        self.written: dict[Partition, list[int]] = {}
+
+    def apply(self, step: Step) -> Applied:
+        """Write all, or nothing."""
+        events: list[Any] = [fact.event for fact in step.facts]
+        if any(event.by == FAILING for event in events):
+            raise KeyError("SQL of its own")
+        applied = super().apply(step._replace(fold=lambda _rows, _waiting: NO_CHANGES))
+        if isinstance(applied, Written):
+            for fact, event in zip(step.facts, events, strict=True):
+                self.written.setdefault(fact.partition, []).append(event.by)
+        return applied
+
+
+NO_CHANGES = Changes({}, [], [], {})
+
+
+def test_who_was_overtaken_goes_on_from_what_is_stored() -> None:
+    given = Given(added("a", 1, 2, 3))
+    other = Feed("counter", Folder(counter), given.store, lambda _at, _progress: None)
+    other.assigned([LEFT])
+    other.settle()
+    other.step([Run(LEFT, facts(added("a", 1, 2), Progress()))])
+
+    reports = given.run()
+
+    assert [report.overtaken for report in reports] == [True, False]
+    assert given.totals() == {"a": 6}
+
+
+def test_after_an_uncertain_write_the_store_says_what_became_of_it() -> None:
+    class LosesTheAnswer(MemoryProjectionStore):
+        """Writes, and then the connection is gone."""
+
+        def apply(self, step: Step) -> Applied:
+            """As in memory, without an answer."""
+            super().apply(step)
+            raise Unavailable("the connection is gone")
+
+    given = Given(added("a", 1, 2, 3), store=LosesTheAnswer(counter))
+    taken = given.stream.take(given.reader.poll(records_max=2))
+    with pytest.raises(Unavailable):
+        given.feed.step(taken.runs)
+
+    given.feed.doubt()
+    given.feed.settle()
+
+    assert given.feed.progress == {LEFT: Progress(2, 2)}
+    assert given.reader.offsets[LEFT] == 3
+
+
+def test_a_partition_that_was_released_is_not_folded_any_more() -> None:
+    given = Given(added("a", 1), added("b", 5))
+    taken = given.stream.take(given.reader.poll())
+    given.feed.released([LEFT])
+
+    given.feed.step(taken.runs)
+
+    assert given.totals() == {"b": 5}
+
+
+def test_a_gap_in_what_is_handed_over_is_dropped_and_asked_for_once() -> None:
+    asked: list[tuple[Partition, Progress]] = []
+    given = Given([])
+    feed = Feed("c", Folder(counter), given.store, lambda *wanted: asked.append(wanted))
+    feed.assigned([LEFT])
+    feed.settle()
+    known, rest = added("a", 1, 2), added("a", 3, 4, 5, 6, start=3)
+    behind = Progress(2, 2)
+
+    feed.step([Run(LEFT, facts(known, Progress()))])
+    feed.step([Run(LEFT, facts(rest, behind)[1:3]), Run(LEFT, facts(rest, behind)[3:])])
+    feed.step([Run(LEFT, facts(rest, behind)[2:])])
+
+    assert asked == [(LEFT, Progress()), (LEFT, behind)]
+    feed.step([Run(LEFT, facts(rest, behind))])
+    assert given.totals() == {"a": 21}

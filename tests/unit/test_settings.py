@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tidelog.errors import ConfigurationError
+from tidelog.http.server import serve
 from tidelog.settings import PREFIX, Settings, load_settings, redacted
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "settings.md"
@@ -29,6 +30,16 @@ def test_an_unknown_key_is_refused_and_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TIDELOG_PARTITONS", "4")
     with pytest.raises(ConfigurationError, match="TIDELOG_PARTITONS is not a setting"):
         load_settings()
+
+
+def test_a_service_that_cannot_start_says_why_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDELOG_PARTITONS", "4")
+    assert serve("shop", lambda _: pytest.fail("it is put together all the same")) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("shop: TIDELOG_PARTITONS is not a setting")
+    assert told.count("\n") == 1
 
 
 def test_a_value_of_the_wrong_type_is_refused_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
