@@ -1,4 +1,4 @@
-"""The load generator of R2: one process, prebuilt requests, one in flight per connection.
+"""The load generator of R2 and R8: one process, prebuilt requests, one in flight per connection.
 
 It does as little as it can per request, so that the two cores are the servers': write prebuilt
 bytes, find the end of the answer, look at its status, note the time.
@@ -7,12 +7,13 @@ bytes, find the end of the answer, look at its status, note the time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import cast
 
 CREATED = b"HTTP/1.1 201 "
+OK = b"HTTP/1.1 200 "
 END_OF_HEAD = b"\r\n\r\n"
 LENGTH = b"ength: "  # Content-Length or content-length
 
@@ -26,7 +27,7 @@ class Target:
 
 
 class WrongAnswer(Exception):
-    """An answer that is not 201; its first bytes are the message."""
+    """An answer with another status; its first bytes are the message."""
 
 
 def request_bytes(target: Target, order_id: str, body: bytes) -> bytes:
@@ -41,12 +42,21 @@ def request_bytes(target: Target, order_id: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
+def query_bytes(target: Target, order_id: str) -> bytes:
+    """One query of an order over HTTP."""
+    return f"GET /orders/{order_id} HTTP/1.1\r\nHost: {target.host}:{target.port}\r\n\r\n".encode()
+
+
 async def send_all(
-    target: Target, requests: Sequence[bytes], connections: int, seconds: float
+    target: Target,
+    requests: Iterable[bytes],
+    connections: int,
+    seconds: float,
+    expected: bytes = CREATED,
 ) -> list[float]:
     """Send for so long, or until the requests are used up; the latencies in seconds."""
     loop = asyncio.get_running_loop()
-    load = _Load(iter(requests), seconds)
+    load = _Load(iter(requests), seconds, expected)
     await asyncio.gather(
         *(
             loop.create_connection(lambda: _Connection(load), target.host, target.port)
@@ -58,8 +68,9 @@ async def send_all(
 
 
 class _Load:
-    def __init__(self, requests: Iterator[bytes], seconds: float) -> None:
+    def __init__(self, requests: Iterator[bytes], seconds: float, expected: bytes) -> None:
         self.requests = requests
+        self.expected = expected
         self.latencies: list[float] = []
         self.until = 0.0
         self._seconds = seconds
@@ -126,7 +137,7 @@ class _Connection(asyncio.Protocol):
             return
         now = perf_counter()
         self._load.latencies.append(now - self._sent_at)
-        if not data.startswith(CREATED):
+        if not data.startswith(self._load.expected):
             self._load.failed(WrongAnswer(data[:2_000].decode(errors="replace")))
         elif now < self._load.until:
             self.send()

@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.rounds import RatioResult, Result, SideResult, Spread
+from bench.rounds import Ratio, RatioResult, Result, SideResult, Spread
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 RATIO_HEAD = ("ratio", "ours", "peer", "median", "least to most", "floor → goal")
@@ -113,8 +113,15 @@ def _ratio_row(result: Result, found: RatioResult) -> tuple[str, ...]:
         found.peer,
         f"{found.spread.median:.2f}",
         f"{found.spread.min:.2f} to {found.spread.max:.2f}",
-        f"{ratio.floor:g} → {ratio.goal:g}",
+        _expected(ratio),
     )
+
+
+def _expected(ratio: Ratio) -> str:
+    if ratio.floor is None or ratio.goal is None:
+        return "none"
+    sign = "≤ " if ratio.figure else ""
+    return f"{sign}{ratio.floor:g} → {sign}{ratio.goal:g}"
 
 
 def _side_row(side: SideResult) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from statistics import median
 
@@ -19,8 +19,13 @@ class Ratio:
     ours: str
     peers: tuple[str, ...]
     """The one with the best median is the divisor."""
-    floor: float
-    goal: float
+    floor: float | None = None
+    """None where a ratio is shown for information."""
+    goal: float | None = None
+    figure: str = ""
+    """What is divided: the name of a further figure, of which less is better; '' is the rate."""
+    by_slowest: bool = False
+    """Whether the peer with the worst median is the divisor: the bottleneck of several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,8 @@ class Measure:
     partitions: int
     note: str = ""
     """What the reader must know to read the figures."""
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    """What all sides share, such as a log: made before they start, removed after they stopped."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ def run(measure: Measure, rounds: int, seconds: float, tell: Callable[[str], Non
     """Warm up every side, then run all of them in turn, so many rounds."""
     samples: dict[str, list[Sample]] = {side.label: [] for side in measure.sides}
     with ExitStack() as stack:
+        tell(f"{measure.title}: preparing")
+        stack.enter_context(measure.around())
         workers = []
         for side in measure.sides:
             tell(f"{measure.title}: starting {side.label}")
@@ -128,11 +137,18 @@ def _side_result(label: str, samples: Sequence[Sample]) -> SideResult:
 
 
 def _ratio_result(ratio: Ratio, samples: Mapping[str, Sequence[Sample]]) -> RatioResult:
-    peer = max(ratio.peers, key=lambda label: median(each.rate for each in samples[label]))
+    def middle(label: str) -> float:
+        return median(_figure(ratio, sample) for sample in samples[label])
+
+    wants_most = (ratio.figure == "") != ratio.by_slowest
+    peer = max(ratio.peers, key=middle) if wants_most else min(ratio.peers, key=middle)
     pairs = zip(samples[ratio.ours], samples[peer], strict=True)
-    return RatioResult(
-        ratio=ratio, peer=peer, spread=_spread([mine.rate / other.rate for mine, other in pairs])
-    )
+    found = [_figure(ratio, mine) / _figure(ratio, other) for mine, other in pairs]
+    return RatioResult(ratio=ratio, peer=peer, spread=_spread(found))
+
+
+def _figure(ratio: Ratio, sample: Sample) -> float:
+    return sample.extra[ratio.figure] if ratio.figure else sample.rate
 
 
 def _spread(values: Sequence[float]) -> Spread:

@@ -19,6 +19,9 @@ from tidelog.embedded.jars import KAFKA_VERSION
 from tidelog.kafka.topics import EVENTS_CONFIG, admin_client, ensure_topics
 from tidelog.registry.client import RegistryClient
 
+FOLDER = Path(__file__).resolve().parent.parent
+"""The checkout: modules are run from here."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Given:

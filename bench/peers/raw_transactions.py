@@ -28,9 +28,7 @@ class RawTransactions:
         self._topic = topic
         self._batch = batch
         self._batches = _prebuilt(stack, topic, batch)
-        self._producers = [
-            _transactional(stack.kafka, f"{topic}-{number}") for number in range(ids)
-        ]
+        self._producers = [transactional(stack.kafka, f"{topic}-{number}") for number in range(ids)]
         self._turn = 0
 
     def run(self, seconds: float) -> Sample:
@@ -90,7 +88,8 @@ def _prebuilt(stack: Stack, topic: str, batch: int) -> list[list[OutgoingRecord]
     return [built[start : start + batch] for start in range(0, len(built), batch)]
 
 
-def _transactional(bootstrap_servers: str, transactional_id: str) -> Producer:
+def transactional(bootstrap_servers: str, transactional_id: str) -> Producer:
+    """A producer whose transactions have begun to be possible."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
