@@ -43,6 +43,7 @@ INSERT: LiteralString = """
 
 def write(connection: Connection[Any], table: sql.Identifier, facts: Sequence[Fact]) -> None:
     """Add the events."""
+    metadata = [fact.metadata for fact in facts]
     connection.execute(
         sql.SQL(INSERT).format(table),
         (
@@ -50,13 +51,13 @@ def write(connection: Connection[Any], table: sql.Identifier, facts: Sequence[Fa
             [fact.partition.number for fact in facts],
             [fact.sequence for fact in facts],
             [fact.offset for fact in facts],
-            [fact.metadata.subject for fact in facts],
+            [each.subject for each in metadata],
             [fact.version for fact in facts],
             [type(fact.event).__name__ for fact in facts],
             [fact.recorded_at for fact in facts],
-            [fact.metadata.correlation_id for fact in facts],
-            [fact.metadata.causation_id for fact in facts],
-            [fact.metadata.message_id for fact in facts],
+            [each.correlation_id for each in metadata],
+            [each.causation_id for each in metadata],
+            [each.message_id for each in metadata],
             [fact.record.value for fact in facts],
         ),
     )

@@ -31,7 +31,6 @@ from tidelog.partitioner import partition_of
 from tidelog.position import Position, parse_position
 from tidelog.postgres.tables import KEPT_COLUMNS
 from tidelog.projection import Projection
-from tidelog.wire import EventMetadata
 
 EVENTS_MAX = 10_000
 """How many events of one key are folded for one answer."""
@@ -210,23 +209,11 @@ def read_moment(text: str) -> Moment:
 
 
 def fact_of(event: Indexed, message: Message | Undecodable) -> Fact:
-    """The event as the projectors read it from the log."""
+    """The event as the projectors fold it; no fold asks for its headers."""
     assert not isinstance(message, Undecodable), "only what can be read is folded"
-    metadata = EventMetadata(
-        message_id=event.message_id,
-        type=f"tidelog.{event.context}.{event.type}",
-        subject=event.aggregate_id,
-        recorded_at=event.time.isoformat(),
-        sequence=event.sequence,
-        version=event.version,
-        correlation_id=event.correlation_id,
-        causation_id=event.causation_id,
-        command_hash="",
-        traceparent="",
-    )
     record = StoredRecord(event.offset, event.aggregate_id.encode(), event.value, [])
     sequence, version, time = event.sequence, event.version, event.time
-    return Fact(message, event.at, event.offset, sequence, version, time, metadata, record)
+    return Fact(message, event.at, event.offset, sequence, version, time, record)
 
 
 def _count(events: Sequence[Indexed], moment: Moment) -> int:

@@ -50,7 +50,7 @@ from tidelog.postgres.sql_store import SqlProjectionStore
 from tidelog.registry import RegistryClient
 from tidelog.registry.log import MemoryLog
 from tidelog.settings import Settings
-from tidelog.wire import EventMetadata
+from tidelog.wire import EventMetadata, event_headers
 
 PARTITIONS = 4
 EPOCH = datetime(2026, 7, 31, 12, 0, 0, 123456, tzinfo=UTC)
@@ -187,8 +187,9 @@ class ShopLog:
             command_hash="0" * 64,
             traceparent="",
         )
-        record = StoredRecord(now.offset, key.encode(), self.codec.encode(event), [])
-        return Fact(event, at, now.offset, now.sequence, version, time, metadata, record)
+        headers = event_headers(metadata, context.source)
+        record = StoredRecord(now.offset, key.encode(), self.codec.encode(event), headers)
+        return Fact(event, at, now.offset, now.sequence, version, time, record)
 
     def _step(self, before: Mapping[Partition, Progress], facts: Sequence[Fact]) -> Step:
         moved = {fact.partition for fact in facts}

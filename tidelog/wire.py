@@ -7,9 +7,10 @@ such a record is not ours, and its reader parks it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from operator import itemgetter
+from typing import Any
 
 import msgspec
 
@@ -128,6 +129,68 @@ def read_event_headers(
         command_hash=command_hash,
         traceparent=_optional(found, "traceparent") or "",
     )
+
+
+QuickHeaders = tuple[bytes, bytes, bytes, bytes, datetime]
+"""ce_type, ce_subject, ce_sequence and ce_aggregateversion as they stand, and the time."""
+
+_SAMPLE = EventMetadata(
+    message_id="i",
+    type="t",
+    subject="s",
+    recorded_at="2026-01-01T00:00:00.000000Z",
+    sequence=1,
+    version=1,
+    correlation_id="c",
+    causation_id="c",
+    command_hash="h",
+    traceparent="",
+)
+_NAMES = tuple(name for name, _ in event_headers(_SAMPLE, "/"))
+_WEEK, _UTC = b"WZ"
+_TIME_LENGTH = 27
+
+_time_of: Callable[[str], datetime] = datetime.fromisoformat
+
+
+def quick_headers(headers: Sequence[tuple[str, bytes | None]]) -> QuickHeaders | None:
+    """What stands in headers that are exactly as we write them; None where any look is due.
+
+    Never more lenient than `read_event_headers`: what this takes, that takes too, but for
+    ce_sequence, which the caller compares with the one that is due. To take them apart in one
+    statement costs a third of looking each up by its name.
+    """
+    parts: Any = headers
+    try:
+        # fmt: off
+        ((n0, spec), (n1, own_id), (n2, kind), (n3, _), (n4, subject), (n5, time), (n6, sequence),
+         (n7, version), (n8, correlation), (n9, cause), (n10, command), (n11, _), (n12, trace),
+         ) = parts
+        # fmt: on
+        if (n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10, n11, n12) != _NAMES:
+            return None
+        texts = b"".join((own_id, kind, subject, correlation, cause, command, trace))
+        if (
+            spec == SPEC_VERSION
+            and own_id
+            and subject
+            and correlation
+            and cause
+            and command
+            and len(texts) <= HEADER_BYTES_MAX
+            and texts.isascii()
+            and version.isdigit()
+            and len(version) <= _DIGITS_MAX
+            and version[0] != _ZERO
+            and len(time) == _TIME_LENGTH
+            and time[5] != _WEEK
+            and time[10::9] == b"T."
+            and time[26] == _UTC
+        ):
+            return kind, subject, sequence, version, _time_of(time.decode())
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return None
 
 
 def read_command_headers(

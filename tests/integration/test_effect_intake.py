@@ -21,7 +21,7 @@ from tidelog.effects.work_store import WorkStore
 from tidelog.engine.ports import StoredRecord
 from tidelog.engine.projection_store import Step, TopicInfo
 from tidelog.engine.reading import Fact, Partition
-from tidelog.wire import EventMetadata
+from tidelog.wire import EventMetadata, event_headers
 
 LINES = (OrderLine(sku="tea", quantity=1, unit_price=100),)
 HOME = Address(name="A", street="B", city="C", postal_code="1", country="DE")
@@ -36,16 +36,17 @@ DAY = timedelta(days=1)
 
 def fact(event: Event, sequence: int, age: timedelta = timedelta()) -> Fact:
     """The event as it stands in the log, recorded so long ago."""
+    recorded_at = datetime.now(UTC) - age
     metadata = EventMetadata(
         message_id=f"m-{sequence}",
         type=f"tidelog.orders.{type(event).__name__}",
         subject="o",
-        recorded_at="",
+        recorded_at=recorded_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         sequence=sequence,
         version=sequence,
         correlation_id="x",
         causation_id="c",
-        command_hash="",
+        command_hash="h",
         traceparent="",
     )
     return Fact(
@@ -54,9 +55,8 @@ def fact(event: Event, sequence: int, age: timedelta = timedelta()) -> Fact:
         offset=sequence,
         sequence=sequence,
         version=sequence,
-        recorded_at=datetime.now(UTC) - age,
-        metadata=metadata,
-        record=StoredRecord(sequence, b"o", b"", []),
+        recorded_at=recorded_at,
+        record=StoredRecord(sequence, b"o", b"", event_headers(metadata, "/orders")),
     )
 
 

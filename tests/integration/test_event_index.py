@@ -13,6 +13,7 @@ import pytest
 
 from projectors.event_index import event_index
 from schemas import CONTEXTS
+from schemas.orders import ORDERS
 from tests.fixtures.servers import Database
 from tests.shop_log import PARTITIONS, ShopLog, cancelled, placed
 from tidelog.codec import Codec
@@ -24,6 +25,7 @@ from tidelog.errors import CodecError, DefinitionChanged, TopicRecreated
 from tidelog.postgres.sql_projection import SqlProjection
 from tidelog.postgres.sql_store import SqlProjectionStore
 from tidelog.registry import MemoryRegistry
+from tidelog.wire import event_headers
 
 
 @pytest.fixture
@@ -103,10 +105,11 @@ def test_a_batch_that_another_process_wrote_already_changes_nothing(log: ShopLog
 def test_an_event_that_postgresql_refuses_leaves_nothing_behind(log: ShopLog) -> None:
     (fact,) = log.append(placed("o-1"))
     sequence, offset = fact.sequence + 1, fact.offset + 2
+    odd = msgspec.structs.replace(fact.metadata, correlation_id="a\0b")
     refused = fact._replace(
         sequence=sequence,
         offset=offset,
-        metadata=msgspec.structs.replace(fact.metadata, correlation_id="a\0b"),
+        record=fact.record._replace(headers=event_headers(odd, ORDERS.source)),
     )
 
     with pytest.raises(CodecError, match="refuses"):

@@ -11,13 +11,13 @@ import pytest
 from tests.read_side import CODEC, COUNTERS, EPOCH, Added, Cleared, Counter, Noted, record
 from tidelog import Event, Projection
 from tidelog.engine.bulk import BulkFold, Segment, limits
-from tidelog.engine.bulk_reading import Shard, quick_headers, shards_of
+from tidelog.engine.bulk_reading import Shard, shards_of
 from tidelog.engine.folding import Decision, Decisions, Folder, KeyParked, StoredRow
 from tidelog.engine.judge import Progress
 from tidelog.engine.ports import StoredRecord
 from tidelog.engine.reading import EventReader, Partition
 from tidelog.errors import CodecError, LogHole
-from tidelog.wire import read_event_headers
+from tidelog.wire import quick_headers, read_event_headers
 
 HOME = Partition("counters", 0)
 FAILING = -1

@@ -35,7 +35,7 @@ NOON = datetime(2026, 7, 31, 12, 0, 5, tzinfo=UTC)
 def fact(event: Event, after_s: float = 0.0) -> Fact:
     """The event, recorded so long after noon."""
     at, time = Partition("orders", 0), NOON + timedelta(seconds=after_s)
-    return Fact(event, at, 0, 1, 1, time, None, None)  # type: ignore[arg-type]
+    return Fact(event, at, 0, 1, 1, time, None)  # type: ignore[arg-type]
 
 
 def placed(order_id: str) -> OrderPlaced:

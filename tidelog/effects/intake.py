@@ -82,15 +82,7 @@ class WorkIntake:
 
     def _rows(self, facts: Sequence[Fact]) -> list[tuple[str, ...]]:
         return [
-            (
-                f"{effect.name}:{fact.metadata.message_id}",
-                effect.name,
-                fact.metadata.subject,
-                msgspec.json.encode(fact.event).decode(),
-                fact.metadata.message_id,
-                fact.metadata.correlation_id,
-                fact.metadata.traceparent,
-            )
+            _row(effect, fact)
             for fact in facts
             for effect in self._effects
             if type(fact.event) is effect.event and self._is_due(effect, fact)
@@ -110,3 +102,16 @@ class WorkIntake:
             for reference in self._references
             if type(fact.event) is reference.event
         ]
+
+
+def _row(effect: Effect, fact: Fact) -> tuple[str, ...]:
+    metadata = fact.metadata
+    return (
+        f"{effect.name}:{metadata.message_id}",
+        effect.name,
+        metadata.subject,
+        msgspec.json.encode(fact.event).decode(),
+        metadata.message_id,
+        metadata.correlation_id,
+        metadata.traceparent,
+    )
