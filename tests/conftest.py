@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -35,5 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """On several workers the run itself has the servers."""
+    """On several workers the run itself has the servers; each can be interrupted."""
+    # A shell has what it runs in the background ignore Ctrl-C, and all that this starts as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(SharedServers())
