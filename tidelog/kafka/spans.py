@@ -76,7 +76,11 @@ class Follower:
         self._prefix = topic_prefix
         self._open: set[tuple[str, int]] = set()
         self._partitions: dict[tuple[str, int], Partition] = {}
-        self._consumer = _consumer(bootstrap_servers, topic_prefix, client_id, fetch_wait_ms=100)
+        self._make = partial(
+            _consumer, bootstrap_servers, topic_prefix, client_id, fetch_wait_ms=100
+        )
+        # Made with the first start, as that of a SpanReader is.
+        self._consumer: Consumer | None = None
 
     @property
     def ended(self) -> bool:
@@ -89,6 +93,8 @@ class Follower:
             (events_topic(at.context, self._prefix), at.number): at for at in offsets
         }
         self._open = set(self._partitions)
+        if self._consumer is None:
+            self._consumer = self._make()
         self._consumer.assign(
             [TopicPartition(*place, offsets[at]) for place, at in self._partitions.items()]
         )
@@ -100,6 +106,7 @@ class Follower:
         answer: start anew then.
         """
         found: dict[Partition, list[StoredRecord]] = defaultdict(list)
+        assert self._consumer is not None, "it was started"
         try:
             for message in come(self._consumer, CHUNK_RECORDS_MAX, wait_s):
                 place = (message.topic(), message.partition())
@@ -113,7 +120,8 @@ class Follower:
 
     def close(self) -> None:
         """Release the handle."""
-        self._consumer.close()
+        if self._consumer is not None:
+            self._consumer.close()
 
 
 def _consumer(
