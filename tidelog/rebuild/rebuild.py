@@ -35,7 +35,7 @@ from tidelog.postgres.switch import behind, switch
 from tidelog.postgres.tables import Generation, ReadModelTable
 from tidelog.rebuild.feeding import feed, heed_here
 from tidelog.rebuild.loading import ROWS_MAX, LoadShard, shards_for
-from tidelog.rebuild.site import Watch, partitions_of
+from tidelog.rebuild.site import Report, Watch, partitions_of
 from tidelog.rebuild.verify import Proof, verify
 from tidelog.rebuild.workers import Workers, World
 
@@ -60,6 +60,20 @@ class Rebuilt:
     load_seconds: float
     switched: bool
     proof: Proof | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeIndex:
+    """The task of making one index of a new generation, beside its others."""
+
+    generation: Generation
+    statement: sql.Composed | sql.SQL
+
+    def run(self, world: World, _report: Report) -> None:
+        """Make it; where it was made before, nothing."""
+        name = f"tidelog-index-{self.generation.table}"
+        with closing(connect(world.site.dsn, name)) as connection, errors(self.generation):
+            connection.execute(self.statement)
 
 
 class Rebuild:
@@ -208,8 +222,9 @@ class Rebuild:
         rebuilds.set_status(connection, self._schema, generation, "loading", read)
         if first:
             self._watch.phase("indexes", None)
-            for statement in table_statements(self._projection, generation, self._schema)[1:]:
-                connection.execute(statement)
+            statements = table_statements(self._projection, generation, self._schema)[1:]
+            indexes = [MakeIndex(generation=generation, statement=each) for each in statements]
+            self._workers.run(self._world, indexes, self._watch.advance)
             table = sql.Identifier(self._schema, generation.table)
             connection.execute(sql.SQL("ANALYZE {}").format(table))
         return read

@@ -191,8 +191,10 @@ def _serve(pipe: Connection, inherited: Sequence[Connection]) -> None:
         each.close()
     # Ctrl-C goes to every process of the terminal: the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Rows and records are no cycles; looking for some takes a tenth of the time.
+    # Rows and records are no cycles; looking for some takes a tenth of the time. What is there
+    # already stays, and need not be looked through after each task.
     gc.disable()
+    gc.freeze()
     # Whoever waits for a command or a query goes first.
     os.nice(NICENESS)
     configure_logging("warning", "tidelog", multiprocessing.current_process().name)
