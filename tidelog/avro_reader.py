@@ -65,18 +65,19 @@ _LONG_BITS: Final = 64
 
 def reader_of(node: Node) -> ReadWhole:
     """A function (bytes, where) → plain value of a checked schema, which must fill them."""
-    return _whole(_Readers().of(node, None))
+    return whole(_Readers().of(node, None))
 
 
-def message_reader_of(node: Node, message: type[Message]) -> ReadWhole | None:
-    """The same for a message whose schema this is; None where a type can be made in two ways."""
+def message_reader_of(node: Node, message: type[Message]) -> Read | None:
+    """Reads a message whose schema this is; None where a type can be made in two ways."""
     try:
-        return _whole(_Readers().of(node, types.type_info(message)))
+        return _Readers().of(node, types.type_info(message))
     except NotImplementedError:
         return None
 
 
-def _whole(read: Read) -> ReadWhole:
+def whole(read: Read) -> ReadWhole:
+    """The same reader for a value that must fill the bytes; its faults are CodecErrors."""
 
     def read_whole(data: bytes, at: int) -> Any:
         try:

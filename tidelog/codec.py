@@ -18,7 +18,7 @@ import fastavro
 import msgspec
 
 from tidelog.avro import KEPT, Schema, avro_schema
-from tidelog.avro_reader import message_reader_of, reader_of
+from tidelog.avro_reader import Read, message_reader_of, reader_of, whole
 from tidelog.avro_writer import Write, writer_of
 from tidelog.errors import CodecError, DefinitionError
 from tidelog.message import Context, Event, Message
@@ -81,6 +81,8 @@ class Codec:
         }
         self._writers: dict[type[Message], _Writer] = {}
         self._readers: dict[int, _Reader | str] = {}
+        # By prefix, where what is read is the message itself: nearly every value of a log.
+        self._direct: dict[bytes, Read] = {}
 
     def prepare(self) -> None:
         """Register every message's schema, or find it registered; what encodes needs this once."""
@@ -88,8 +90,7 @@ class Codec:
             schema = self._schemas[message]
             text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
             schema_id = self._registry.register(home.subject, text)
-            prefix = b"\x00" + schema_id.to_bytes(4, "big")
-            self._writers[message] = _Writer(prefix, writer_of(checked(schema)))
+            self._writers[message] = _Writer(_prefix(schema_id), writer_of(checked(schema)))
 
     def full_name_of(self, message: type[Message]) -> str:
         """`tidelog.orders.OrderPlaced`, the Avro name and the `ce_type`."""
@@ -126,6 +127,17 @@ class Codec:
 
     def decode(self, value: bytes | memoryview) -> Message:
         """The message in a stored value; CodecError where the bytes are not exactly one of ours."""
+        if not isinstance(value, bytes):
+            value = bytes(value)
+        read = self._direct.get(value[:_PREFIX_BYTES])
+        if read is not None and len(value) <= VALUE_BYTES_MAX:
+            try:
+                message, end = read(value, _PREFIX_BYTES)
+            except Exception:
+                end = -1  # what is wrong is found and named below
+            if end == len(value):
+                found: Message = message
+                return found
         return self.decode_named(value)[1]
 
     def decode_named(self, value: bytes | memoryview) -> tuple[str, Message]:
@@ -170,6 +182,7 @@ class Codec:
             schema = self._registry.schema(schema_id)
             if len(self._readers) >= SCHEMAS_MAX:
                 self._readers.clear()
+                self._direct.clear()
             reader = self._readers[schema_id] = self._judged(schema_id, schema)
         if isinstance(reader, str):
             raise CodecError(reader)
@@ -189,8 +202,13 @@ class Codec:
         if resolve is None and issubclass(message, Event):
             read = message_reader_of(node, message)
             if read is not None:
-                return _Reader(node.name, message, read, None, None)
+                self._direct[_prefix(schema_id)] = read
+                return _Reader(node.name, message, whole(read), None, None)
         return _Reader(node.name, message, reader_of(node), resolve, _checking(message))
+
+
+def _prefix(schema_id: int) -> bytes:
+    return b"\x00" + schema_id.to_bytes(4, "big")
 
 
 def _checking(message: type[Message]) -> Callable[[Any], Any]:
