@@ -24,7 +24,7 @@ from uuid import UUID
 
 import msgspec.inspect as types
 
-from tidelog.avro_record import read_record
+from tidelog.avro_record import Fields, Form, Items, Long, Optional, Symbols, Text, read_record
 from tidelog.errors import CodecError
 from tidelog.message import Message
 from tidelog.registry.model import (
@@ -188,6 +188,7 @@ class _Readers:
 
     def __init__(self) -> None:
         self._named: dict[str, Read] = {}
+        self._forms: dict[Read, Form] = {_read_text: Text(), _read_long: Long()}
 
     def of(self, node: Node, declared: types.Type | None) -> Read:
         if isinstance(declared, types.Metadata):
@@ -198,23 +199,34 @@ class _Readers:
             case Fixed():
                 return _logical(_read_fixed(node.size), dict(node.properties))
             case Enumeration():
-                return _read_enum(_members(node.symbols, declared))
+                members = _members(node.symbols, declared)
+                return self._known(_read_enum(members), Symbols(members))
             case ArrayOf():
                 return self._array(node, declared)
             case MapOf():
                 values = declared.value_type if isinstance(declared, types.DictType) else None
                 return _read_map(self.of(node.values, values))
             case Union():
-                branches = zip(node.branches, _branches(node, declared), strict=True)
-                return _read_union(tuple(self.of(branch, made) for branch, made in branches))
+                return self._union(node, declared)
             case Record():
                 return self._record(node, declared)
 
     def _array(self, node: ArrayOf, declared: types.Type | None) -> Read:
         if isinstance(declared, types.VarTupleType):
-            return _read_array(self.of(node.items, declared.item_type), tuple)
+            read, make = self.of(node.items, declared.item_type), tuple
+            return self._known(_read_array(read, make), Items(read, make))
         items = declared.item_type if isinstance(declared, types.ListType) else None
-        return _read_array(self.of(node.items, items), None)
+        read = self.of(node.items, items)
+        return self._known(_read_array(read, None), Items(read, None))
+
+    def _union(self, node: Union, declared: types.Type | None) -> Read:
+        branches = zip(node.branches, _branches(node, declared), strict=True)
+        reads = tuple(self.of(branch, made) for branch, made in branches)
+        read = _read_union(reads)
+        if len(reads) == 2 and _read_null in reads:
+            null = reads.index(_read_null)
+            self._forms[read] = Optional(null, reads[1 - null])
+        return read
 
     def _record(self, node: Record, declared: types.Type | None) -> Read:
         if node.name not in self._named:
@@ -225,15 +237,15 @@ class _Readers:
             fields = {
                 field.name: self.of(field.type, made.get(field.name)) for field in node.fields
             }
-            self._named[node.name] = read_record(
-                node.name.rpartition(".")[2],
-                fields,
-                struct.cls if struct else None,
-                plain={_read_text: "text", _read_long: "long"},
-                faults=FAULTS,
-                reason=reason,
-            )
+            record = Fields(node.name.rpartition(".")[2], fields, struct.cls if struct else None)
+            read = read_record(record, self._forms, faults=FAULTS, reason=reason)
+            self._named[node.name] = self._known(read, record)
         return self._named[node.name]
+
+    def _known(self, read: Read, form: Form) -> Read:
+        """The reader, whose values can be read in place as well."""
+        self._forms[read] = form
+        return read
 
 
 def _members(symbols: tuple[str, ...], declared: types.Type | None) -> tuple[Any, ...]:

@@ -1,111 +1,257 @@
 """The reader of an Avro record: a function whose source is written for the record's fields.
 
-Reading is most of what a projector does, and walking over a list of fields was most of reading. So
-each record gets straight code, as dataclasses and attrs do it: one statement per field, short texts
-and numbers in place, everything else by the reader of its type. For a record of a text and a list:
+Reading is most of what a projector does, and walking over lists of fields, with a call for each,
+was most of reading. So each record gets straight code, as dataclasses and attrs do it: one
+statement per field, with short texts, numbers and lists, optional values and records within records
+in place. For a record of a text and a list of numbers:
 
     def read(data, at):
-        field = 0
+        place = 0
         try:
             # order_id
             size = data[at]
             if size & 129:
-                f0, at = r0(data, at)
+                v1, at = r1(data, at)
             else:
                 start = at + 1
                 at = start + (size >> 1)
-                f0 = data[start:at].decode()
-                if NUL in f0:
+                v1 = data[start:at].decode()
+                if NUL in v1:
                     raise ValueError("NUL is no text")
-            field = 1
-            # lines
-            f1, at = r1(data, at)
+            place = 1
+            # quantities
+            size = data[at]
+            if size & 129 or not size or size >> 1 >= len(data) - at:
+                v2, at = r2(data, at)
+            else:
+                begun2, at, v2 = at, at + 1, []
+                for _ in range(size >> 1):
+                    … v3, as above …
+                    v2.append(v3)
+                if data[at]:
+                    v2, at = r2(data, begun2)
+                else:
+                    at += 1
+                    v2 = make2(v2)
+            v0 = type0(order_id=v1, quantities=v2)
         except FAULTS as fault:
-            raise CodecError(f"{record}.{names[field]}: {reason(fault)}") from None
-        return message(order_id=f0, lines=f1), at
+            raise CodecError(f"{places[place]}: {reason(fault)}") from None
+        return v0, at
 
-The names of fields are all of a schema that gets into the source.
+What is longer or odder than that goes to the reader of its type, which has the last word. The names
+of fields are all of a schema that gets into the source.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from itertools import count
+from typing import Any, NamedTuple, TypeAlias
 
 from tidelog.errors import CodecError
 
 Read: TypeAlias = Callable[[bytes, int], tuple[Any, int]]
 """(bytes, where) → (value, where it ends)."""
 
-_TEXT = """\
-        size = data[at]
-        if size & 129:
-            f{n}, at = r{n}(data, at)
-        else:
-            start = at + 1
-            at = start + (size >> 1)
-            f{n} = data[start:at].decode()
-            if NUL in f{n}:
-                raise ValueError("NUL is no text")
-"""
-_LONG = """\
-        size = data[at]
-        if size < 128:
-            f{n} = (size >> 1) ^ -(size & 1)
-            at += 1
-        elif 0 < data[at + 1] < 128:
-            size = size & 127 | data[at + 1] << 7
-            f{n} = (size >> 1) ^ -(size & 1)
-            at += 2
-        else:
-            f{n}, at = r{n}(data, at)
-"""
-_OTHER = """\
-        f{n}, at = r{n}(data, at)
-"""
-_STATEMENTS = {"text": _TEXT, "long": _LONG}
+NESTED_MAX = 8
+"""Lists and records within one another that are written in place; Python nests 20 blocks."""
+
+
+class Text(NamedTuple):
+    """A text without NUL."""
+
+
+class Long(NamedTuple):
+    """A number of 64 bits."""
+
+
+class Symbols(NamedTuple):
+    """One of these."""
+
+    members: tuple[Any, ...]
+
+
+class Optional(NamedTuple):
+    """Nothing, which is branch `null` of a union of two, or a value."""
+
+    null: int
+    read: Read
+
+
+class Items(NamedTuple):
+    """A list, made of a Python list by `make` where it is no list."""
+
+    read: Read
+    make: Callable[[list[Any]], Any] | None
+
+
+class Fields(NamedTuple):
+    """A record as an instance of `message`, or as a dict."""
+
+    record: str
+    fields: Mapping[str, Read]
+    message: type[Any] | None
+
+
+Form = Text | Long | Symbols | Optional | Items | Fields
+"""What may be read in place. A type that is in no such form is read by its reader."""
 
 
 def read_record(
-    record: str,
-    fields: Mapping[str, Read],
-    message: type[Any] | None,
+    record: Fields,
+    forms: Mapping[Read, Form],
     *,
-    plain: Mapping[Read, str],
     faults: tuple[type[Exception], ...],
     reason: Callable[[Exception], str],
 ) -> Read:
-    """The reader of a record as an instance of `message`, or as a dict.
-
-    `plain` names the readers of texts and numbers, `reason` says what a fault was.
-    """
-    readers = {f"r{number}": read for number, read in enumerate(fields.values())}
+    """The reader of a record; `forms` are those of readers of fields, `reason` names a fault."""
+    source = _Source(forms)
+    source.write_record(record, 0, "        ", 0)
     scope: dict[str, Any] = {
-        **readers,
-        "message": message,
-        "names": tuple(fields),
-        "record": record,
+        **source.scope,
+        "places": source.places,
         "reason": reason,
         "FAULTS": faults,
         "CodecError": CodecError,
         "NUL": "\0",
     }
-    exec(_source(fields, plain, message is None), scope)  # noqa: S102 (our own text)
+    exec(_FUNCTION.format(body="".join(source.lines)), scope)  # noqa: S102 (our own text)
     read: Read = scope["read"]
     return read
 
 
-def _source(fields: Mapping[str, Read], plain: Mapping[Read, str], as_dict: bool) -> str:
-    parts = ["def read(data, at):\n    field = 0\n    try:\n        pass\n"]
-    for number, read in enumerate(fields.values()):
-        if number:
-            parts.append(f"        field = {number}\n")
-        parts.append(_STATEMENTS.get(plain.get(read, ""), _OTHER).format(n=number))
-    parts.append(
-        "    except FAULTS as fault:\n"
-        '        raise CodecError(f"{record}.{names[field]}: {reason(fault)}") from None\n'
-    )
-    form, opened, closed = ("{!r}: f{}", "{", "}") if as_dict else ("{}=f{}", "message(", ")")
-    values = ", ".join(form.format(name, number) for number, name in enumerate(fields))
-    parts.append(f"    return {opened}{values}{closed}, at\n")
-    return "".join(parts)
+_FUNCTION = """\
+def read(data, at):
+    place = 0
+    try:
+{body}    except FAULTS as fault:
+        raise CodecError(f"{{places[place]}}: {{reason(fault)}}") from None
+    return v0, at
+"""
+_OTHER = """\
+v{n}, at = r{n}(data, at)
+"""
+_TEXT = """\
+size = data[at]
+if size & 129:
+    v{n}, at = r{n}(data, at)
+else:
+    start = at + 1
+    at = start + (size >> 1)
+    v{n} = data[start:at].decode()
+    if NUL in v{n}:
+        raise ValueError("NUL is no text")
+"""
+_LONG = """\
+size = data[at]
+if size < 128:
+    v{n} = (size >> 1) ^ -(size & 1)
+    at += 1
+elif 0 < data[at + 1] < 128:
+    size = size & 127 | data[at + 1] << 7
+    v{n} = (size >> 1) ^ -(size & 1)
+    at += 2
+else:
+    v{n}, at = r{n}(data, at)
+"""
+_SYMBOLS = """\
+size = data[at]
+if size & 129:
+    v{n}, at = r{n}(data, at)
+else:
+    at += 1
+    v{n} = members{n}[size >> 1]
+"""
+_OPTIONAL = """\
+size = data[at]
+if size == {null}:
+    at += 1
+    v{n} = None
+elif size != {other}:
+    v{n}, at = r{n}(data, at)
+else:
+    at += 1
+"""
+_ITEMS_BEGIN = """\
+size = data[at]
+if size & 129 or not size or size >> 1 >= len(data) - at:
+    v{n}, at = r{n}(data, at)
+else:
+    begun{n}, at, v{n} = at, at + 1, []
+    for _ in range(size >> 1):
+"""
+_ITEMS_END = """\
+        v{n}.append(v{item})
+    if data[at]:
+        v{n}, at = r{n}(data, begun{n})
+    else:
+        at += 1
+"""
+_INDENT = "    "
+
+
+class _Source:
+    """The statements of one function, and the names that they use.
+
+    Each value that is read has a number: v7 is it, r7 its reader, type7 what is made of it.
+    """
+
+    def __init__(self, forms: Mapping[Read, Form]) -> None:
+        self.lines: list[str] = []
+        self.scope: dict[str, Any] = {}
+        self.places: list[str] = []
+        self._forms = forms
+        self._numbers = count(1)
+
+    def write_record(self, record: Fields, number: int, indent: str, depth: int) -> None:
+        """Statements after which v{number} is the record."""
+        values = []
+        for name, read in record.fields.items():
+            self._write(f"place = {len(self.places)}\n", indent)
+            self.places.append(f"{record.record}.{name}")
+            values.append((name, self._value(read, indent, depth)))
+        if record.message is None:
+            made = "{" + ", ".join(f"{name!r}: v{value}" for name, value in values) + "}"
+        else:
+            self.scope[f"type{number}"] = record.message
+            made = f"type{number}({', '.join(f'{name}=v{value}' for name, value in values)})"
+        self._write(f"v{number} = {made}\n", indent)
+
+    def _value(self, read: Read, indent: str, depth: int) -> int:
+        """Write what reads a value; its number."""
+        number = next(self._numbers)
+        self._read(read, number, indent, depth)
+        return number
+
+    def _read(self, read: Read, number: int, indent: str, depth: int) -> None:
+        """Statements after which v{number} is the value."""
+        form = self._forms.get(read) if depth < NESTED_MAX else None
+        if not isinstance(form, Fields):
+            self.scope[f"r{number}"] = read
+        match form:
+            case Text():
+                self._write(_TEXT, indent, n=number)
+            case Long():
+                self._write(_LONG, indent, n=number)
+            case Symbols(members):
+                self.scope[f"members{number}"] = members
+                self._write(_SYMBOLS, indent, n=number)
+            case Optional(null, some):
+                self._write(_OPTIONAL, indent, n=number, null=2 * null, other=2 - 2 * null)
+                inner = self._value(some, indent + _INDENT, depth + 1)
+                self._write(f"v{number} = v{inner}\n", indent + _INDENT)
+            case Items(item, make):
+                self._write(_ITEMS_BEGIN, indent, n=number)
+                inner = self._value(item, indent + 2 * _INDENT, depth + 2)
+                self._write(_ITEMS_END, indent, n=number, item=inner)
+                if make is not None:
+                    self.scope[f"make{number}"] = make
+                    self._write(f"v{number} = make{number}(v{number})\n", indent + _INDENT * 2)
+            case Fields():
+                self.write_record(form, number, indent, depth)
+            case None:
+                self._write(_OTHER, indent, n=number)
+
+    def _write(self, text: str, indent: str, **names: int) -> None:
+        for line in text.splitlines(keepends=True):
+            self.lines.append(indent + (line.format(**names) if names else line))
