@@ -94,7 +94,22 @@ class Painted(Event):
     tags: tuple[str, ...] = ()
 
 
-SAMPLE = Context(name="sample", key="id", commands=Paint, events=Everything | Painted)
+class Plain(Event):
+    """What most events are made of: it is read as its message at once."""
+
+    id: Id
+    count: int
+    flag: bool
+    note: str | None
+    colour: Colour
+    corner: Point
+    moved: Point | None
+    points: tuple[Point, ...]
+    tags: list[str]
+    grid: tuple[tuple[int, ...], ...]
+
+
+SAMPLE = Context(name="sample", key="id", commands=Paint, events=Everything | Painted | Plain)
 
 REGISTRY = MemoryRegistry()
 CODEC = Codec([SAMPLE, *CONTEXTS], REGISTRY)
@@ -130,6 +145,21 @@ EVERYTHING = st.builds(
     either=st.none() | LONG | TEXT | st.booleans(),
     listed=st.lists(st.none() | FLOAT, max_size=4),
 )
+
+PLAIN = st.builds(
+    Plain,
+    id=ID,
+    count=LONG,
+    flag=st.booleans(),
+    note=st.none() | TEXT,
+    colour=st.sampled_from(Colour),
+    corner=POINT,
+    moved=st.none() | POINT,
+    points=st.lists(POINT, max_size=4).map(tuple) | POINT.map(lambda point: (point,) * 64),
+    tags=st.lists(TEXT, max_size=4),
+    grid=st.lists(st.lists(LONG, max_size=3).map(tuple), max_size=3).map(tuple),
+)
+EVENTS = EVERYTHING | PLAIN
 
 
 def with_schema(*fields: dict[str, Any], name: str = "tidelog.sample.Painted") -> bytes:

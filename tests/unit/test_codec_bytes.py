@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from tests.unit.codec_sample import (
     CODEC,
-    EVERYTHING,
+    EVENTS,
     FIELD_ID,
     FIELD_LITRES,
     FOREIGN,
     READER,
-    Everything,
     Paint,
     refusal,
     with_schema,
@@ -38,23 +37,23 @@ def test_random_bytes_are_refused(data: bytes) -> None:
     assert CODEC.encode(message) == data
 
 
-@given(EVERYTHING, st.data())
+@given(EVENTS, st.data())
 @settings(max_examples=300)
-def test_a_truncated_value_is_refused(event: Everything, data: st.DataObject) -> None:
+def test_a_truncated_value_is_refused(event: Event, data: st.DataObject) -> None:
     value = CODEC.encode(event)
 
     refusal(value[: data.draw(st.integers(0, len(value) - 1))])
 
 
-@given(EVERYTHING, st.binary(min_size=1, max_size=9))
-def test_bytes_behind_the_record_are_refused(event: Everything, rest: bytes) -> None:
+@given(EVENTS, st.binary(min_size=1, max_size=9))
+def test_bytes_behind_the_record_are_refused(event: Event, rest: bytes) -> None:
     refusal(CODEC.encode(event) + rest)
 
 
-@given(EVERYTHING, st.data())
+@given(EVENTS, st.data())
 @settings(max_examples=500)
 def test_a_flipped_bit_gives_a_refusal_or_another_whole_message(
-    event: Everything, data: st.DataObject
+    event: Event, data: st.DataObject
 ) -> None:
     value = bytearray(CODEC.encode(event))
     place = data.draw(st.integers(0, len(value) * 8 - 1))

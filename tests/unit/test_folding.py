@@ -170,6 +170,7 @@ def test_ours_is_only_what_agrees_with_itself() -> None:
         whole._replace(value=None),
         whole._replace(value=b""),
         whole._replace(value=b"{}"),
+        whole._replace(key=b"b", headers=list({**headers, "ce_subject": b"b"}.items())),
         *(
             whole._replace(headers=list({**headers, name: value}.items()))
             for name, value in {
