@@ -142,12 +142,12 @@ class World:
         )
         return bool(found) and all(covers(heeded, wanted) for (heeded,) in found)
 
-    def caught_up(self) -> bool:
-        """Whether every read model is at the end of the log."""
+    def caught_up(self, projections: Sequence[AnyProjection] = PROJECTIONS) -> bool:
+        """Whether each of these read models is at the end of the log."""
         if self.query("SELECT to_regclass('{s}.projection_positions') IS NULL") == [(True,)]:
             return False
         ends = {number: sequence for number, sequence in self.log.positions().items() if sequence}
-        for each in PROJECTIONS:
+        for each in projections:
             found = dict(
                 self.query(
                     "SELECT partition, sequence FROM {s}.projection_positions "
@@ -158,8 +158,8 @@ class World:
                 return False
         return True
 
-    def until_caught_up(self) -> None:
-        until(self.caught_up, "the read models are at the end of the log", 60)
+    def until_caught_up(self, projections: Sequence[AnyProjection] = PROJECTIONS) -> None:
+        until(partial(self.caught_up, projections), "the read models are at the end of the log", 60)
 
     def ask(self, projection: Projection[Any, Any], key: str) -> None:
         """A person asks for a retry; the retrier may have been first by itself."""

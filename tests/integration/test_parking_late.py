@@ -92,10 +92,8 @@ def test_sql_of_its_own_cannot_take_an_event_back_and_is_said_to_need_a_rebuild(
 ) -> None:
     with world.running([*PROJECTIONS, journal]):
         first, second = world.add("a", 2, 4)
-        world.until_caught_up()
-        until(
-            lambda: len(world.query("SELECT 1 FROM {s}.journal")) == 2, "the journal has them, too"
-        )
+        world.until_caught_up([*PROJECTIONS, journal])
+        assert len(world.query("SELECT 1 FROM {s}.journal")) == 2, "the journal has them, too"
         world.decide(journal, first)
         with closing(LagObserver([journal], world.settings, cache_s=0)) as observer:
             until(lambda: status(observer) == "needs-rebuild", "it is said on /projections")
