@@ -190,7 +190,7 @@ def test_rows_and_progress_are_written_together(stores: Stores) -> None:
 
     applied = store.apply(begun(row("a", 5), row("b", 6)))
 
-    assert applied == Written(2, 0, some_parked=False)
+    assert applied == Written(2, 0)
     assert store.rows() == {"a": row("a", 5), "b": row("b", 6)}
     assert store.progress() == {ONE: Progress(1, 0), TWO: Progress()}
 
@@ -203,7 +203,7 @@ def test_a_row_is_replaced_by_its_key_and_a_deleted_one_is_gone(stores: Stores) 
         step({ONE: Progress(1, 0)}, {ONE: Progress(3, 2)}, row("a", 9, 2), deletes=["b"])
     )
 
-    assert applied == Written(1, 1, some_parked=False)
+    assert applied == Written(1, 1)
     assert store.rows() == {"a": row("a", 9, 2)}
 
 
@@ -290,12 +290,12 @@ def test_a_step_that_reads_nothing_writes_rows_and_progress_all_the_same(stores:
         row("b", 6),
     )
 
-    assert store.apply(both._replace(reads=False)) == Written(2, 0, some_parked=False)
+    assert store.apply(both._replace(reads=False)) == Written(2, 0)
 
     assert store.rows() == {"a": row("a", 5), "b": row("b", 6)}
     assert store.progress() == {ONE: Progress(1, 0), TWO: Progress(4, 9)}
     again = step({ONE: Progress(1, 0)}, {ONE: Progress(2, 1)}, row("a", 7, 2))
-    assert store.apply(again._replace(reads=False)) == Written(1, 0, some_parked=False)
+    assert store.apply(again._replace(reads=False)) == Written(1, 0)
     assert store.rows()["a"] == row("a", 7, 2)
 
 
@@ -313,7 +313,7 @@ def test_a_step_that_reads_nothing_and_is_overtaken_in_one_partition_does_nothin
     assert mine.progress() == {ONE: Progress(1, 0), TWO: Progress()}
     assert mine.rows() == {"a": row("a", 5)}
     ahead = step({ONE: Progress(1, 0)}, {ONE: Progress(2, 1)}, row("a", 6, 2))
-    assert mine.apply(ahead._replace(reads=False)) == Written(1, 0, some_parked=False)
+    assert mine.apply(ahead._replace(reads=False)) == Written(1, 0)
 
 
 def test_a_step_that_reads_nothing_deletes_and_parks_as_any_other(stores: Stores) -> None:
@@ -322,11 +322,11 @@ def test_a_step_that_reads_nothing_deletes_and_parks_as_any_other(stores: Stores
     key = KeyParked("b", fact(3), ValueError("a bug"), {ONE: Progress(2, 1)})
 
     gone = step({ONE: Progress(1, 0)}, {ONE: Progress(2, 1)}, deletes=["a"])
-    assert store.apply(gone._replace(reads=False)) == Written(0, 1, some_parked=False)
+    assert store.apply(gone._replace(reads=False)) == Written(0, 1)
     empty = step({ONE: Progress(2, 1)}, {ONE: Progress(3, 2)})
     parked = store.apply(parking(empty, key, {})._replace(reads=False))
 
-    assert parked == Written(0, 0, (key,), some_parked=True)
+    assert parked == Written(0, 0, (key,))
     assert (set(store.rows()), set(stores.parked_keys())) == ({"b"}, {"b"})
 
 
@@ -416,7 +416,7 @@ def test_a_parked_record_is_kept_once_also_without_any_progress(stores: Stores) 
 
     for _ in range(2):
         applied = store.apply(step({}, {}, parked=[parked]))
-        assert applied == Written(0, 0, some_parked=False)
+        assert applied == Written(0, 0)
 
     assert stores.parked() == [("counters", 0, 7)]
     assert store.progress()[ONE] == Progress()
@@ -429,7 +429,7 @@ def test_rows_that_several_partitions_feed_can_be_written(stores: Stores) -> Non
         step({ONE: Progress()}, {ONE: Progress(1, 0)}, row("b", 1), row("a", 1), shared=True)
     )
 
-    assert applied == Written(2, 0, some_parked=False)
+    assert applied == Written(2, 0)
 
 
 def test_a_recreated_topic_is_refused_at_the_start_and_later(stores: Stores) -> None:

@@ -238,6 +238,36 @@ def test_a_failing_fold_parks_its_key_and_everything_else_goes_on() -> None:
     assert given.tables.waiting["a"] == 2
 
 
+class NotedStore(MemoryProjectionStore):
+    """Notes whether it is asked to look for anything."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.reads: list[bool] = []
+
+    def apply(self, step: Step) -> Applied:
+        """As in memory."""
+        self.reads.append(step.reads)
+        return super().apply(step)
+
+
+def test_a_parked_key_is_looked_for_only_where_its_own_events_come() -> None:
+    tables = MemoryTables()
+    store = NotedStore(counter, tables)
+    given = Given(added("a", 1, FAILING), added("b", 5), store=store)
+    given.run()
+
+    given.reader.logs[RIGHT] += added("b", 6, start=2)
+    given.run()
+    for_others = store.reads[-1]
+    given.reader.logs[LEFT] += added("a", 7, start=3)
+    given.run()
+
+    assert (for_others, store.reads[-1]) == (False, True)
+    assert tables.waiting["a"] == 1
+    assert given.totals() == {"a": 1, "b": 11}
+
+
 def test_one_value_that_the_store_refuses_is_found_and_harms_only_its_key() -> None:
     tables = MemoryTables()
     foreign = StoredRecord(5, None, None, [])

@@ -125,7 +125,6 @@ class Feed:
         cached = 0 if folder is None or folder.shared else CACHED_ROWS_MAX
         self._rows = RowCache(cached)
         self._owned = folder is not None and not folder.shared
-        self._some_parked = True
         self._unplaced: set[Partition] = set()
         self._asked: dict[Partition, Progress] = {}
 
@@ -158,7 +157,6 @@ class Feed:
             return
         stored = self._store.progress()
         self._rows.clear()
-        self._some_parked = True
         for partition in sorted(self._unplaced):
             self.progress[partition] = stored[partition]
             self._ask(partition, stored[partition])
@@ -303,16 +301,16 @@ class Feed:
         )
         if folded and isinstance(applied, Written):
             self._rows.update(folded[-1])
-            self._some_parked = applied.some_parked
         return applied
 
     def _must_read(self, missing: Sequence[str]) -> bool:
         """Whether the store has to be asked for anything before it can be written.
 
-        Of rows that are aggregates none is parked by anybody else: a key is parked together with
-        its partition's progress, or with what is heeded, and both would make our write fail.
+        Of rows that are aggregates none that is known, or has not begun, is parked: what we park
+        is forgotten, and whoever else parks a key does so together with its partition's progress,
+        or with what is heeded, and both would make our write fail.
         """
-        return not self._owned or self._some_parked or bool(missing)
+        return not self._owned or bool(missing)
 
     def _take_note(self, work: Work, applied: Applied, report: Report) -> None:
         match applied:

@@ -50,12 +50,11 @@ class Step(NamedTuple):
 
 
 class Written(NamedTuple):
-    """The transaction is committed. `some_parked` is False only where no key is parked by now."""
+    """The transaction is committed."""
 
     upserted: int
     deleted: int
     parked: Sequence[KeyParked] = ()
-    some_parked: bool = True
 
 
 class Overtaken(NamedTuple):

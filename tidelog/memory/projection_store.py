@@ -110,12 +110,7 @@ class MemoryProjectionStore:
                 place = (parked.partition, parked.record.offset)
                 tables.parked.setdefault(place, parked)
             tables.progress.update(step.after)
-            return Written(
-                len(changes.upserts),
-                len(changes.deletes),
-                tuple(changes.parked),
-                some_parked=bool(tables.parked_keys),
-            )
+            return Written(len(changes.upserts), len(changes.deletes), tuple(changes.parked))
 
     def rows(self) -> dict[str, StoredRow]:
         """Every row, by key."""

@@ -108,7 +108,7 @@ class PostgresProjectionStore:
                 if error.sqlstate != OVERTAKEN:
                     raise
                 return Overtaken()
-        return Written(len(changes.upserts), 0, some_parked=False)
+        return Written(len(changes.upserts), 0)
 
     # --- one transaction --------------------------------------------------------------------
 
@@ -121,7 +121,6 @@ class PostgresProjectionStore:
                 locked = (self._table.table.name, list(step.touched))
                 connection.execute(self._statements.lock_keys, locked)
             waiting = self._query(connection, self._statements.waiting, step.touched)
-            some = connection.execute(self._statements.some_parked, binary=True)
             loaded = self._query(connection, self._statements.select_keys, keys)
         if advanced is not None and advanced.rowcount != len(step.after):
             return Overtaken()
@@ -131,12 +130,7 @@ class PostgresProjectionStore:
             {key for (key,) in waiting or ()},
         )
         self._write(connection, step, changes)
-        return Written(
-            len(changes.upserts),
-            len(changes.deletes),
-            tuple(changes.parked),
-            some_parked=bool(changes.parked) or some.fetchone() != (False,),
-        )
+        return Written(len(changes.upserts), len(changes.deletes), tuple(changes.parked))
 
     def _query(
         self, connection: Connection[Any], statement: bytes, keys: Sequence[str]
@@ -260,7 +254,6 @@ class RowStatements:
         self.waiting = rendered(
             "SELECT key FROM {} WHERE {} AND key = ANY(%b::text[])", parked_keys, own
         )
-        self.some_parked = rendered("SELECT EXISTS (SELECT FROM {} WHERE {})", parked_keys, own)
         self.count_waiting = rendered(
             "UPDATE {} AS k SET waiting = k.waiting + n.waiting "
             "FROM unnest(%b::text[], %b::bigint[]) AS n(key, waiting) WHERE {} AND k.key = n.key",
