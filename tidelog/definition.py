@@ -35,7 +35,7 @@ def _sql_parts(projection: SqlProjection) -> list[str]:
     return [
         projection.name,
         str(projection.version),
-        *(context.name for context in projection.contexts),
+        # Not the contexts: the events of one that is new are written from the first on.
         projection.columns,
         *projection.indexes,
         module_code(projection.write),

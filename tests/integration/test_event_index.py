@@ -78,7 +78,8 @@ def other_store(
     """The store of another process."""
     store = SqlProjectionStore(projection, dsn=log.database.dsn, schema=log.database.schema)
     with closing(store):
-        store.open({each.name: TopicInfo(f"{topic}-{each.name}", PARTITIONS) for each in CONTEXTS})
+        contexts = projection.contexts
+        store.open({each.name: TopicInfo(f"{topic}-{each.name}", PARTITIONS) for each in contexts})
         yield store
 
 
@@ -132,4 +133,18 @@ def test_other_sql_under_the_same_version_is_refused(log: ShopLog) -> None:
     assert definition_hash(changed) != definition_hash(event_index)
     cure = f"Raise its version to {event_index.version + 1}"
     with pytest.raises(DefinitionChanged, match=cure), other_store(log, changed):
+        pytest.fail("it was opened")
+
+
+def test_a_context_may_be_new_and_none_that_was_written_may_go(log: ShopLog) -> None:
+    log.append(placed("o-1"))
+    orders = [context for context in CONTEXTS if context.name == ORDERS.name]
+    others = [context for context in CONTEXTS if context.name != ORDERS.name]
+
+    with other_store(log, replace(event_index, name="fresh", contexts=orders)):
+        pass
+    with other_store(log, replace(event_index, name="fresh")) as grown:
+        assert {at.context for at in grown.progress()} == {context.name for context in CONTEXTS}
+    gone = replace(event_index, contexts=others)
+    with pytest.raises(DefinitionChanged, match="reads orders no more"), other_store(log, gone):
         pytest.fail("it was opened")

@@ -106,6 +106,12 @@ class GenerationStore:
         with self.transaction() as connection:
             return self._read_progress(connection)
 
+    def contexts_written(self) -> frozenset[str]:
+        """The contexts of whose events the rows hold any."""
+        with self.transaction() as connection:
+            found = connection.execute(self._statements.progress, self.generation)
+            return frozenset(context for context, _, sequence, *_ in found if sequence)
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

@@ -13,6 +13,7 @@ from tidelog.engine.folding import Decisions
 from tidelog.engine.judge import Progress
 from tidelog.engine.projection_store import Applied, Overtaken, Step, TopicInfo, Written
 from tidelog.engine.reading import Partition
+from tidelog.errors import DefinitionChanged
 from tidelog.postgres.generation_store import GenerationStore
 from tidelog.postgres.sql_projection import SqlProjection
 from tidelog.postgres.tables import Generation, checked_name
@@ -41,8 +42,18 @@ class SqlProjectionStore:
         )
 
     def open(self, topics: Mapping[str, TopicInfo]) -> None:
-        """Make the table, the view and the positions that are missing; check the topics' ids."""
+        """Make the table, the view and the positions that are missing; check the topics' ids.
+
+        A context may be new to the projection. One that it reads no more is another definition.
+        """
         self._generation.open(topics, create_statements(self._projection, self._generation))
+        left = sorted(self._generation.contexts_written() - topics.keys())
+        if left:
+            name, version = self._projection.name, self._projection.version
+            raise DefinitionChanged(
+                f"{name} reads {left[0]} no more, and its rows hold events of it. Read it again, "
+                f"or raise the version of {name} to {version + 1} and rebuild it."
+            )
 
     def progress(self) -> dict[Partition, Progress]:
         """How far each partition is written. TopicRecreated where the log is another one."""
