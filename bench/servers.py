@@ -56,6 +56,10 @@ class HttpServer:
         except httpx2.HTTPError:
             return False
 
+    def trouble(self) -> str | None:
+        """It says nothing but in its log."""
+        return None
+
     def commits(self) -> int:
         """The transactions of a command service so far, by its metrics; 0 of other servers."""
         lines = httpx2.get(f"{self.url}/metrics", timeout=PROBE_TIMEOUT_S).text.splitlines()

@@ -28,9 +28,13 @@ DEADLINE_S = 60.0
 STAND_IN = """
 import os, signal, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+ILL = Path(__file__).with_name("ill")
 class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200); self.end_headers(); self.wfile.write(b"{}")
+        ill = ILL.exists()
+        self.send_response(503 if ill else 200); self.end_headers()
+        self.wfile.write(ILL.read_bytes() if ill else b"{}")
     def log_message(self, *_): pass
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 HTTPServer((os.environ["TIDELOG_HTTP_HOST"], int(os.environ["TIDELOG_HTTP_PORT"])), Answer
@@ -122,6 +126,26 @@ def test_a_stack_is_found_mended_and_stopped(folder: Path) -> None:
         assert stack.process.wait(DEADLINE_S) == 0
     assert not (stack.data / "dev.json").exists()
     assert [start_mark(pid) for pid in pids] == [None] * 4
+
+
+def test_a_stack_that_waits_says_why_and_can_be_found_meanwhile(folder: Path) -> None:
+    checks = [{"name": "a", "ready": False, "detail": "adopt it"}, {"name": "b", "ready": True}]
+    (folder / "ill").write_text(json.dumps({"status": "waiting", "checks": checks}))
+    process = launch(folder)
+    assert process.stderr is not None
+    try:
+        while "is not ready" not in (said := process.stderr.readline()):
+            assert process.poll() is None, said
+        assert said == "query_service-1 is not ready: adopt it\n"
+        assert not (folder / "data" / "dev.json").exists()
+        starting = json.loads((folder / "data" / "starting.json").read_text())
+        assert postgres_answers(starting["postgres"]["dsn"])
+        (folder / "ill").unlink()
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        assert not (folder / "data" / "starting.json").exists()
+    finally:
+        process.terminate()
+        process.communicate(timeout=DEADLINE_S)
 
 
 def test_a_second_stack_on_the_same_data_is_refused(folder: Path) -> None:

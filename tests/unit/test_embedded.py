@@ -309,6 +309,10 @@ class DummyServer:
         """Never."""
         return False
 
+    def trouble(self) -> str | None:
+        """It says nothing but in its log."""
+        return None
+
 
 def dev_json(folder: Path) -> Path:
     (folder / "stack.json").write_text(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tidelog.cli.output import DATA_DEFAULT
+from tidelog.embedded.data_dir import STARTING_NAME
 from tidelog.errors import ConfigurationError
 from tidelog.settings import PREFIX, load_settings
 
@@ -30,7 +31,7 @@ class System:
 
 def find_system(dev: Path | None = None) -> System:
     """The system that a command is meant for; raises ConfigurationError if dev.json is no good."""
-    file = dev_file(dev)
+    file = dev_file(dev) or _starting_file()
     if file is not None:
         return _from_dev(file)
     settings = load_settings()
@@ -49,10 +50,24 @@ def dev_file(dev: Path | None = None) -> Path | None:
     given = dev or os.environ.get("TIDELOG_DEV")
     if given:
         return Path(given)
-    if any(os.environ.get(PREFIX + name) for name in _CONNECTING):
+    if _is_told_by_settings():
         return None
-    file = Path(os.environ.get("TIDELOG_DATA") or DATA_DEFAULT) / "dev.json"
+    file = _data_folder() / "dev.json"
     return file if file.exists() else None
+
+
+def _starting_file() -> Path | None:
+    """What stands in for dev.json while a stack starts; None where none does."""
+    file = _data_folder() / STARTING_NAME
+    return None if _is_told_by_settings() or not file.exists() else file
+
+
+def _is_told_by_settings() -> bool:
+    return any(os.environ.get(PREFIX + name) for name in _CONNECTING)
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("TIDELOG_DATA") or DATA_DEFAULT)
 
 
 def read_dev(file: Path) -> dict[str, Any]:

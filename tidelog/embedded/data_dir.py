@@ -2,8 +2,9 @@
 
 `lock` is held (flock) by the supervisor that runs, so it frees itself even when that is killed;
 `stack.json` marks the folder as ours and keeps ports and partition count; `pids.json` names the
-processes, each with a mark of its start; `dev.json` (WIRE.md) is there while a stack is ready;
-`joined/` has a file for each instance that somebody has added to it.
+processes, each with a mark of its start; `dev.json` (WIRE.md) is there while a stack is ready, and
+`starting.json`, which says the same, until it is; `joined/` has a file for each instance that
+somebody has added to it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ FORMAT = 1
 STALE_TIMEOUT_S = 5.0
 LOCK_NAME = "lock"
 JOINED_NAME = "joined"
+STARTING_NAME = "starting.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +162,14 @@ class DataDirectory:
             else:
                 entry.unlink()
 
+    def begin(self, content: Mapping[str, Any]) -> None:
+        """Write starting.json: who must help a stack to its feet finds its parts by it."""
+        write_json(self.path / STARTING_NAME, content)
+
     def announce(self, content: Mapping[str, Any]) -> None:
         """Write dev.json."""
         write_json(self.dev_json, content)
+        (self.path / STARTING_NAME).unlink(missing_ok=True)
 
     def join(self, process: JoinedProcess) -> None:
         """Make an instance known to the stack of the folder, for as long as its process lives."""
@@ -184,6 +191,7 @@ class DataDirectory:
     def withdraw(self) -> None:
         """Remove dev.json: the stack is not there (any more)."""
         self.dev_json.unlink(missing_ok=True)
+        (self.path / STARTING_NAME).unlink(missing_ok=True)
 
 
 def recorded(name: str, instance: str, pid: int, stop_signal: int) -> RecordedProcess | None:

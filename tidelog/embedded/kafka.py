@@ -156,6 +156,10 @@ class KafkaServer:
         except KafkaException:
             return False
 
+    def trouble(self) -> str | None:
+        """It says nothing but in its log."""
+        return None
+
     @property
     def _properties(self) -> Path:
         return self.data_dir / "server.properties"

@@ -123,6 +123,10 @@ class PostgresServer:
         except psycopg.OperationalError:
             return False
 
+    def trouble(self) -> str | None:
+        """It says nothing but in its log."""
+        return None
+
     @property
     def _cluster(self) -> Path:
         return self.data_dir / "cluster"

@@ -59,6 +59,9 @@ class Server(Protocol):
     def ready(self) -> bool:
         """Whether it answers a real request now; takes at most PROBE_TIMEOUT_S."""
 
+    def trouble(self) -> str | None:
+        """Why it is not ready, in its own words; None where it says nothing."""
+
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -86,14 +87,25 @@ class ServiceServer:
 
     def ready(self) -> bool:
         """Whether GET /readyz answers 200."""
-        return accepts(self.host, self.port, PROBE_TIMEOUT_S) and self._readyz() == HTTP_OK
+        return accepts(self.host, self.port, PROBE_TIMEOUT_S) and self._readyz()[0] == HTTP_OK
 
-    def _readyz(self) -> int:
+    def trouble(self) -> str | None:
+        """What is not well by GET /readyz?verbose."""
+        _, body = self._readyz("?verbose")
+        try:
+            checks = json.loads(body)["checks"]
+            found = [str(check["detail"]) for check in checks if not check["ready"]]
+        except (ValueError, LookupError, TypeError):
+            return None
+        return "; ".join(found) or None
+
+    def _readyz(self, query: str = "") -> tuple[int, bytes]:
         connection = HTTPConnection(self.host, self.port, timeout=PROBE_TIMEOUT_S)
         try:
-            connection.request("GET", "/readyz")
-            return connection.getresponse().status
+            connection.request("GET", f"/readyz{query}")
+            answer = connection.getresponse()
+            return answer.status, answer.read()
         except (OSError, HTTPException):
-            return 0
+            return 0, b""
         finally:
             connection.close()

@@ -214,10 +214,12 @@ class Stack:
         )
 
     def launched(self) -> None:
-        """Keep pids.json and, once the stack is announced, dev.json in step with the processes."""
+        """Keep pids.json and dev.json, or starting.json before it, in step with the processes."""
         self.folder.record(self.supervisor.processes())
         if self._announced:
             self.folder.announce(self.description())
+        elif not self.stopping:
+            self.folder.begin(self.description())
 
     def look_who_joined(self) -> None:
         """Keep dev.json in step with the instances that others have added."""

@@ -32,6 +32,7 @@ FIRST_STARTS_MAX = 3  # deaths before it was ever ready; then the stack gives up
 # A service that reads a long log from its beginning takes its time: 20,000 events a second, about.
 FIRST_READY_TIMEOUT_S = 1_800.0
 WATCH_S = 0.1
+TELL_S = 5.0  # a service that is not ready yet is asked why so often, and what is new is told
 
 CURES = {
     "No module named": "A module is missing: run ./dev up from a whole checkout, which installs "
@@ -72,6 +73,7 @@ class _Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.ready_once = asyncio.Event()
         self.ready_since: float | None = None
+        self.trouble: str | None = None  # that was told
 
     @property
     def title(self) -> str:
@@ -161,10 +163,13 @@ class Supervisor:
         child.launch = server.launch()
         child.process = spawn(child.launch)
         self._observer.launched()
-        began = time.monotonic()
+        began = asked = time.monotonic()
         while child.process.poll() is None:
             if child.ready_since is None and await asyncio.to_thread(server.ready):
                 self._now_ready(child, began)
+            if child.ready_since is None and time.monotonic() - asked > TELL_S:
+                asked = time.monotonic()
+                await self._tell_trouble(child)
             if not child.ready_once.is_set() and time.monotonic() - began > FIRST_READY_TIMEOUT_S:
                 raise Unavailable(
                     _never_ready(child, f"is not ready after {FIRST_READY_TIMEOUT_S:.0f} s")
@@ -172,6 +177,12 @@ class Supervisor:
             await asyncio.sleep(WATCH_S)
         if not child.ready_once.is_set() and starts >= FIRST_STARTS_MAX:
             raise Unavailable(_never_ready(child, f"ended {starts} times at its start"))
+
+    async def _tell_trouble(self, child: _Child) -> None:
+        trouble = await asyncio.to_thread(child.member.server.trouble)
+        if trouble is not None and trouble != child.trouble:
+            child.trouble = trouble
+            self._observer.say(f"{child.title} is not ready: {trouble}")
 
     def _now_ready(self, child: _Child, began: float) -> None:
         child.ready_since = time.monotonic()
