@@ -17,7 +17,7 @@ from gateway.caller import CUSTOMER, LOCAL, SERVICE, Caller
 from gateway.callers import Callers
 from gateway.owners import NOTHING, Owners
 from gateway.quotas import Quotas, Standing
-from gateway.routes import COMMANDS, PUBLIC, Access, Own, RoutedPath
+from gateway.routes import COMMANDS, PUBLIC, SERVICES, Access, Own, RoutedPath
 from tidelog.errors import Invalid, Malformed, Unknown
 from tidelog.http.asgi import Scope
 from tidelog.http.command_api import check_id
@@ -196,9 +196,7 @@ class _LineCheck:
         except (msgspec.DecodeError, UnicodeDecodeError):
             # What cannot be read here is not let through: elsewhere it might be read after all.
             raise Malformed("Each line is a JSON object with a command.") from None
-        access = COMMANDS.get(line.command)
-        if access is None:
-            raise Unknown("There is no such command; /openapi.json lists them.")
+        access = _access_to(line.command, self._caller)
         _check_scope(access, self._caller)
         if _only_as_customer(access, self._caller):
             raise Forbidden("A customer sends commands one by one.")
@@ -209,12 +207,15 @@ class _LineCheck:
 def _access_of(routed: RoutedPath, segments: list[bytes], caller: Caller) -> Access:
     if not routed.template.startswith("/{"):
         return routed.access
-    name = b"/".join((segments[0], segments[2])).decode("utf-8", "replace")
-    access = COMMANDS.get(name)
+    return _access_to(b"/".join((segments[0], segments[2])).decode("utf-8", "replace"), caller)
+
+
+def _access_to(command: str, caller: Caller) -> Access:
+    access = COMMANDS.get(command)
     if access is not None:
         return access
     if SERVICE in caller.scopes:
-        return routed.access  # the service says itself that there is no such command
+        return SERVICES  # the service says itself where there is no such command
     raise Unknown("There is no such command; /openapi.json lists them.")
 
 

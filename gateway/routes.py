@@ -1,6 +1,7 @@
 """Which service answers which path, and for whom. The tables are data: read them and you know it.
 
-A path or a command that is not listed is answered to nobody while authentication is on.
+While authentication is on, a path that is not listed is answered to nobody, and a command that is
+not listed is let through for callers with the scope `service` alone.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from tidelog.errors import Overloaded, Unavailable
 from tidelog.http.asgi import HeaderList
 from tidelog.logging import get_logger
 
+AGAIN: Final = "Send it again; a command with the same Idempotency-Key is done once."
 CONNECTIONS_MAX: Final = 256
 # More than a query service has places for: who gets none hears so from it (429), at once.
 STREAMS_MAX: Final = 1_100
@@ -104,10 +105,10 @@ class Service:
             raise Overloaded("Every connection to the service is busy.") from None
         except (httpx2.TimeoutException, TimeoutError):
             self._failed()
-            raise GatewayTimeout("The service did not answer in time.") from None
+            raise GatewayTimeout(f"The service did not answer in time. {AGAIN}") from None
         except httpx2.TransportError:
             self._failed()
-            raise BadGateway("The service did not answer.") from None
+            raise BadGateway(f"The service did not answer. {AGAIN}") from None
         except BaseException:
             self.breaker.left()  # the caller has gone
             raise

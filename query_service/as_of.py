@@ -136,7 +136,7 @@ class AsOf:
                 f"as_of folds at most {EVENTS_MAX} events of {BYTES_MAX} bytes.", "/as_of"
             )
         if isinstance(moment, AtVersion) and events[-1].version != moment.version:
-            raise Unknown("There is no such version yet.")
+            raise Unknown(f"There is no such version yet; the last is {events[-1].version}.")
         return events
 
     async def _folded(self, key: str, events: Sequence[Indexed]) -> StoredRow:

@@ -61,7 +61,7 @@ def up(
     except KeyboardInterrupt:
         say("stopped")
     except TidelogError as error:
-        say(f"the stack is not running: {error}")
+        say(f"up has ended: {error}")
         raise typer.Exit(FAILURE) from None
 
 

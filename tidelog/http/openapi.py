@@ -30,7 +30,7 @@ _COMMON: tuple[TidelogError, ...] = (
     Malformed("The body is not valid JSON (RFC 8259)."),
     http.Unauthorized("Send a token in the Authorization header."),
     http.Forbidden("The token lacks the scope of this command."),
-    Unknown("There is nothing at this path."),
+    Unknown("There is nothing at this path; /openapi.json lists what there is."),
     http.MethodNotAllowed("POST"),
     http.RequestTimeout("The body did not arrive in time."),
     StaleVersion(3),

@@ -142,7 +142,9 @@ async def _answer_fault(request: Request, _: Exception) -> Response:
 async def _answer_http_exception(request: Request, error: HTTPException) -> Response:
     path = request.url.path
     if error.status_code == 404:
-        return problem_response(Unknown("There is nothing at this path."), path)
+        return problem_response(
+            Unknown("There is nothing at this path; /openapi.json lists what there is."), path
+        )
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "GET")
         return problem_response(MethodNotAllowed(allow), path)
