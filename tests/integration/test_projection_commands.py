@@ -158,6 +158,22 @@ def test_the_results_have_their_documented_form(bulk: BulkWorld) -> None:
     assert (code, proof["first_difference"]["key"]) == (1, "c-1")
 
 
+def test_a_key_that_nobody_knows_is_not_proved(bulk: BulkWorld) -> None:
+    bulk.append_some(200)
+    bulk.rebuild(prove=False)
+
+    code, proof, said = run(bulk, "projection", "verify", "counter", "--key", "c-1")
+    assert (code, proof["equal"], proof["rows"]) == (0, True, 1), said
+    code, proof, said = run(bulk, "projection", "verify", "counter", "--key", "c-l")
+
+    assert (code, proof) == (1, {})
+    assert "counter__v1_g1 has no row with the key c-l, and the log makes none" in said
+
+    bulk.query("DELETE FROM {s}.counter__v1_g1 WHERE counter_id = 'c-1'")
+    code, proof, said = run(bulk, "projection", "verify", "counter", "--key", "c-1")
+    assert (code, proof["equal"], proof["rows"], proof["differing"]) == (1, False, 0, 1), said
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [

@@ -279,7 +279,12 @@ def test_work_outside_that_is_parked_is_shown_and_taken_up_again_by_a_person(
         assert found == [("waiting", 0, True)]
         assert parked("effects") == {"items": []}
         nothing = CliRunner().invoke(parked_app, ["retry-effects", *because])
-        assert nothing.exit_code == 1
+        assert (nothing.exit_code, nothing.stdout) == (0, "")
+        assert "nothing is parked" in nothing.stderr
+        assert parked("retry-effects", *because) == {"retried": 0, "parked": 0}
+        misspelt = CliRunner().invoke(parked_app, ["retry-effects", "--key", "o-l", *because])
+        assert misspelt.exit_code == 1
+        assert "for key o-l; `tidelog parked effects` shows" in str(misspelt.exception)
 
 
 def parked(*arguments: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tidelog.cli.lag import COLUMNS, SUMMARY, partition_lines
+from tidelog.cli.output import show_items
 from tidelog.engine.judge import Progress
 from tidelog.engine.reading import Partition
 from tidelog.lag import (
@@ -185,3 +187,20 @@ def test_an_idle_feed_without_a_connection_is_no_dead_one_while_its_process_live
     assert one(stored({ONE: 2}, feeders=0), old).status == "stopped"
     other = stored({ONE: 2}, feeders=0, watchers=1, serving=False)
     assert one(other, old, declared=2).status == "stopped"
+
+
+def test_the_tables_tell_which_generation_serves(capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = stored({ONE: 2}, serving=False), stored({ONE: 2}, number=2)
+    found = measure([old, new], log({ONE: 2}), LagHistory(), {"summary": 1})
+
+    show_items([each.item() for each in found], SUMMARY, as_json=False)
+    header, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert header == list(SUMMARY)
+    assert lines == [  # one look tells no trend: its cell is empty
+        ["summary", "1", "1", "no", "0", "0.0", "live"],
+        ["summary", "1", "2", "yes", "0", "0.0", "live"],
+    ]
+
+    show_items([line for each in found for line in partition_lines(each)], COLUMNS, as_json=False)
+    _, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[2:5] for line in lines] == [["1", "no", "orders:0"], ["2", "yes", "orders:0"]]

@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from tidelog.cli.acl import acl
 from tidelog.cli.demo import demo
@@ -29,6 +32,7 @@ from tidelog.cli.topics import topics
 from tidelog.cli.up import down, up
 from tidelog.errors import ConfigurationError, TidelogError, Unavailable
 
+NAME = "tidelog"
 COMMANDS: tuple[Callable[..., None], ...] = (
     up, down, run, demo, doctor, topics, events, lag, replay, token, api_key, acl,
 )  # fmt: skip
@@ -41,9 +45,20 @@ GROUPS: dict[str, typer.Typer] = {
 }
 
 
+class Group(TyperGroup):
+    """Commands, of which typer proposes a near one for a name that there is not; else all."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is meant; an error of usage where there is none."""
+        if args[0] not in self.commands and not get_close_matches(args[0], self.commands):
+            ctx.fail(f"No such command '{args[0]}'. See `{ctx.command_path} --help`.")
+        return super().resolve_command(ctx, args)
+
+
 def _app() -> typer.Typer:
     app = typer.Typer(
-        name="tidelog",
+        name=NAME,
+        cls=Group,
         help="Event-sourced CQRS on Apache Kafka.",
         no_args_is_help=True,
         add_completion=False,
@@ -53,7 +68,7 @@ def _app() -> typer.Typer:
     for command in COMMANDS:
         app.command()(command)
     for name, group in GROUPS.items():
-        app.add_typer(group, name=name)
+        app.add_typer(group, name=name, cls=Group)
     return app
 
 
@@ -66,7 +81,7 @@ def everywhere(dev: Dev = None) -> None:
 def main() -> None:
     """Run the command; an error of ours becomes a line on stderr and the exit code of its kind."""
     try:
-        _app()()
+        _app()(prog_name=NAME)
     except TidelogError as error:
         say(str(error))
         sys.exit(_exit_code(error))

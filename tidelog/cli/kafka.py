@@ -6,6 +6,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata
 
+from tidelog.cli.output import NOT_RUNNING
 from tidelog.errors import Unavailable
 from tidelog.kafka.security import connection, hint
 
@@ -31,5 +32,5 @@ def reach(bootstrap_servers: str) -> tuple[AdminClient, ClusterMetadata]:
             raise Unavailable(f"{bootstrap_servers}: {refusals[-1]}") from error
         raise Unavailable(
             f"Kafka at {bootstrap_servers} does not answer ({error.args[0].str()}); "
-            f"start the stack with ./dev up, or name a running one with --dev FILE.{hint()}"
+            f"{NOT_RUNNING}.{hint()}"
         ) from error

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,10 +20,10 @@ from tidelog.settings import load_settings
 
 WATCH_S = 2.0
 COLUMNS = (
-    "name", "version", "generation", "partition", "position", "end", "lag", "lag_seconds", "trend",
-    "stalled",
+    "name", "version", "generation", "serving", "partition", "position", "end", "lag",
+    "lag_seconds", "trend", "stalled",
 )  # fmt: skip
-SUMMARY = ("name", "version", "generation", "lag", "lag_seconds", "trend", "status")
+SUMMARY = ("name", "version", "generation", "serving", "lag", "lag_seconds", "trend", "status")
 
 
 def lag(
@@ -75,6 +75,11 @@ def _show(found: Sequence[GenerationLag], partitions: bool, as_json: bool) -> No
             {"items": [{**each.item(), "partitions": each.partition_items()} for each in found]}
         )
     elif partitions:
-        show_items([item for each in found for item in each.partition_items()], COLUMNS, False)
+        show_items([line for each in found for line in partition_lines(each)], COLUMNS, False)
     else:
         show_items([each.item() for each in found], SUMMARY, False)
+
+
+def partition_lines(found: GenerationLag) -> list[dict[str, Any]]:
+    """Its partitions as the table shows them."""
+    return [{**item, "serving": found.stored.serving} for item in found.partition_items()]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +33,11 @@ Data = Annotated[
     ),
 ]
 DATA_DEFAULT = Path(".tidelog")
+NOT_RUNNING = "start the stack with ./dev up, or name a running one with --dev FILE"
+"""What to do where a part of the system does not answer."""
+PROSE_WIDTH_MIN = 30
+"""How narrow a column of prose may become, in cells of the terminal."""
+COLUMN_GAP = 2
 
 
 def say(text: str) -> None:
@@ -44,12 +50,53 @@ def show_json(content: Mapping[str, Any]) -> None:
     print(json.dumps(content, ensure_ascii=False), flush=True)
 
 
-def show_items(items: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool) -> None:
-    """A list: `{"items": […]}`, or a table with these columns."""
+def show_items(
+    items: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    as_json: bool,
+    prose: Collection[str] = (),
+) -> None:
+    """A list: `{"items": […]}`, or a table with these columns.
+
+    A value stands whole on its line, so that an id can be copied: only columns of `prose` are
+    folded, and only on a terminal that is too narrow for them.
+    """
     if as_json:
         show_json({"items": list(items)})
         return
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for item in items:
-        table.add_row(*(str(item.get(column, "")) for column in columns))
-    Console().print(table)
+    rows = [[_cell(item.get(column)) for column in columns] for item in items]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column not in prose, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # Values are shown as they are: a key may read [red], or :tea:.
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.width = _table_width(rows, columns, prose, console.width)
+    console.print(table)
+
+
+def _table_width(
+    rows: Sequence[Sequence[str]], columns: Sequence[str], prose: Collection[str], terminal: int
+) -> int:
+    """As wide as the table needs; on a terminal no wider than it, as far as prose can be folded."""
+    widths = [max(map(cell_len, cells)) + COLUMN_GAP for cells in zip(columns, *rows, strict=True)]
+    if not sys.stdout.isatty():
+        return sum(widths)
+    least = PROSE_WIDTH_MIN + COLUMN_GAP
+    return max(
+        terminal,
+        sum(
+            min(width, least) if column in prose else width
+            for column, width in zip(columns, widths, strict=True)
+        ),
+    )
+
+
+def _cell(value: object) -> str:
+    """A value as a table shows it; nothing where there is none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

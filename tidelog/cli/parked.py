@@ -20,7 +20,7 @@ import typer
 from tidelog.cli.output import FAILURE, Dev, Json, say, show_items, show_json
 from tidelog.cli.parked_system import ParkedSystem
 from tidelog.cli.saga import record_decision
-from tidelog.errors import Invalid
+from tidelog.errors import Invalid, Unknown
 from tidelog.postgres.parked_list import KINDS
 
 WAIT_S = 30.0
@@ -61,7 +61,7 @@ def list_parked(
         raise typer.BadParameter(f"it is one of {', '.join(KINDS)}", param_hint="--kind")
     with closing(ParkedSystem(dev)) as system:
         items = [_plain(each) for each in system.items(kind, projection, limit)]
-    show_items(items, COLUMNS, as_json)
+    show_items(items, COLUMNS, as_json, prose=("error",))
     if len(items) == limit:
         say(f"the first {limit}; --limit shows more")
 
@@ -98,7 +98,7 @@ def effects(
     """Show work outside that is parked: its tries are used up, or the other side said no."""
     with closing(ParkedSystem(dev)) as system:
         items = [_work(each) for each in system.items("effect", None, limit)]
-    show_items(items, EFFECT_COLUMNS, as_json)
+    show_items(items, EFFECT_COLUMNS, as_json, prose=("error",))
 
 
 @parked_app.command("retry-effects")
@@ -113,7 +113,8 @@ def retry_effects(
 ) -> None:
     """Take parked work up again, with all its tries before it.
 
-    Exit code 1 where nothing is parked, or some of it is parked still after the wait.
+    Exit code 1 where nothing is parked of the effect or key that is named, or where some of it is
+    parked still after the wait.
     """
     with closing(ParkedSystem(dev)) as system:
         found = [
@@ -121,6 +122,8 @@ def retry_effects(
             for each in system.items("effect", effect, LIMIT_MAX)
             if key is None or each["key"] == key
         ]
+        if not found and (effect or key):
+            raise Unknown(_nothing_parked(effect, key))
         for name, subject in sorted({(each["projection"], each["key"]) for each in found}):
             record_decision(
                 dev,
@@ -137,8 +140,11 @@ def retry_effects(
         left = _wait_for_work(system, found, wait_s)
     if as_json:
         show_json({"retried": len(found), "parked": left})
+    if not found:
+        say("nothing is parked: there is nothing to take up again")
+        return
     say(f"{len(found)} taken up again, {left} of them parked still")
-    if left or not found:
+    if left:
         raise typer.Exit(FAILURE)
 
 
@@ -180,6 +186,12 @@ def edit(
         system.checked(item, replacement)
         decided = system.decide(item, "edit", replacement, reason, operator)
         _finish(system, item, decided, wait_s, as_json)
+
+
+def _nothing_parked(effect: str | None, key: str | None) -> str:
+    of = f" of effect {effect}" if effect else ""
+    for_ = f" for key {key}" if key else ""
+    return f"nothing{of} is parked{for_}; `tidelog parked effects` shows what is parked"
 
 
 def _wait_for_work(system: ParkedSystem, asked: Sequence[Mapping[str, Any]], wait_s: float) -> int:

@@ -16,6 +16,7 @@ from psycopg import Connection, sql
 from psycopg.rows import dict_row
 
 from tidelog.cli.decoding import ValueDecoder
+from tidelog.cli.output import NOT_RUNNING
 from tidelog.cli.system import System, find_system
 from tidelog.cli.token import authorization
 from tidelog.definitions import load_projections, projection_named
@@ -58,7 +59,9 @@ class ParkedSystem:
                 row_factory=cast("Any", dict_row),
             )
         except psycopg.Error as error:
-            raise Unavailable(f"PostgreSQL does not answer: {trouble.reason(error)}") from error
+            raise Unavailable(
+                f"PostgreSQL does not answer ({trouble.reason(error)}); {NOT_RUNNING}."
+            ) from error
 
     def close(self) -> None:
         """Let go of the database."""
@@ -203,7 +206,7 @@ class ParkedSystem:
                 trust_env=False,
             )
         except httpx2.TransportError as error:
-            raise Unavailable(f"{self._door} does not answer: {error}") from error
+            raise Unavailable(f"{self._door} does not answer ({error}); {NOT_RUNNING}.") from error
         content = answer.json() if answer.content else {}
         if answer.status_code >= 500:
             raise Unavailable(f"{self._door}: {content.get('detail', answer.status_code)}")

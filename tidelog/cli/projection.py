@@ -21,6 +21,7 @@ from tidelog.cli.lag import SUMMARY, observer_of
 from tidelog.cli.output import FAILURE, Dev, Json, say, show_items, show_json
 from tidelog.cli.progress import progress
 from tidelog.definitions import AnyProjection, load_projections
+from tidelog.errors import Unknown
 from tidelog.postgres.sql_projection import SqlProjection
 from tidelog.rebuild.loading import ROWS_MAX
 from tidelog.rebuild.rebuild import Rebuild, Rebuilt
@@ -87,7 +88,9 @@ def verify_command(
     name: Annotated[str | None, typer.Argument(help="A projection, as order_summary.")] = None,
     dev: Dev = None,
     every: Annotated[bool, typer.Option("--all", help="Every projection.")] = False,
-    key: Annotated[str | None, typer.Option(help="The row of this key alone.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="The row of this key alone; exit code 1 where there is none.")
+    ] = None,
     sample: Annotated[int | None, typer.Option(min=1, help="So many rows, at random.")] = None,
     workers: WorkerCount = None,
     as_json: Json = False,
@@ -116,6 +119,8 @@ def verify_command(
                     sample=sample,
                 )
             )
+    if key is not None:
+        _check_known(proofs[0], key)
     _show_proofs(proofs, every, as_json)
     if not all(proof.equal for proof in proofs):
         raise typer.Exit(FAILURE)
@@ -173,6 +178,15 @@ def _check_has_rows(projection: AnyProjection) -> None:
     if isinstance(projection, SqlProjection):
         name = projection.name
         raise typer.BadParameter(f"{name} writes its own SQL: it is proved as a whole")
+
+
+def _check_known(proof: Proof, key: str) -> None:
+    """Unknown where there was nothing to compare: no row there, and none that the log makes."""
+    if proof.equal and not proof.rows:
+        raise Unknown(
+            f"nothing was compared: {proof.generation.table} has no row with the key {key}, and "
+            "the log makes none. Is the key spelt right?"
+        )
 
 
 def _rebuilt(done: Rebuilt) -> dict[str, Any]:

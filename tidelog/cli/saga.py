@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import httpx2
 import typer
 
-from tidelog.cli.output import FAILURE, Dev, Json, say, show_items, show_json
+from tidelog.cli.output import FAILURE, NOT_RUNNING, Dev, Json, say, show_items, show_json
 from tidelog.cli.system import find_system
 from tidelog.cli.token import authorization
 from tidelog.engine.deciding import TURN_BACK
@@ -36,7 +36,8 @@ ENDED = {
     "compensated": "it is undone already",
     "failed": "it has ended before there was anything to undo",
 }
-COLUMNS = ("id", "status", "age_seconds", "deadline", "waits_for", "stuck")
+COLUMNS = ("id", "status", "lasted_seconds", "deadline", "waits_for", "stuck")
+PROSE = ("waits_for", "stuck")
 
 saga_app = typer.Typer(help="Processes over several contexts.", no_args_is_help=True)
 
@@ -62,7 +63,7 @@ def list_sagas(
     dev: Dev = None,
     as_json: Json = False,
 ) -> None:
-    """Show instances, the newest first."""
+    """Show instances, the newest first. One that has ended lasted up to its end."""
     if status is not None and status not in STATUSES:
         raise typer.BadParameter(f"it is one of {', '.join(STATUSES)}", param_hint="--status")
     filters = {name: text for name, text in (("saga", saga), ("status", status)) if text}
@@ -76,11 +77,7 @@ def list_sagas(
     if as_json:
         show_json({"items": items})
         return
-    shown = [
-        {**item, "waits_for": ", ".join(item["expected_next"]), "stuck": item["stuck"] or ""}
-        for item in items
-    ]
-    show_items(shown, COLUMNS, as_json=False)
+    show_items([_line(item) for item in items], COLUMNS, as_json=False, prose=PROSE)
     if cursor is not None:
         say(f"the first {limit}; --limit shows more")
 
@@ -199,8 +196,19 @@ def _wait(
     return found
 
 
+def _line(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An instance as the table shows it: the age of one that has ended is how long it took."""
+    waits_for = ", ".join(item["expected_next"])
+    return {**item, "lasted_seconds": item["age_seconds"], "waits_for": waits_for}
+
+
 def _instance(dev: Path | None, instance: str) -> dict[str, Any]:
-    return _get(dev, f"/sagas/{instance}", {})
+    try:
+        return _get(dev, f"/sagas/{instance}", {})
+    except Unknown as error:
+        raise Unknown(
+            f"there is no instance {instance} of a saga; `tidelog saga list` shows what there is"
+        ) from error
 
 
 def _get(dev: Path | None, path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
@@ -259,7 +267,7 @@ def _content(url: str, method: str, path: str, **rest: Any) -> dict[str, Any]:
             method, f"{url.rstrip('/')}{path}", timeout=TIMEOUT_S, trust_env=False, **rest
         )
     except httpx2.TransportError as error:
-        raise Unavailable(f"{url} does not answer: {error}") from error
+        raise Unavailable(f"{url} does not answer ({error}); {NOT_RUNNING}.") from error
     content: dict[str, Any] = answer.json() if answer.content else {}
     told = f"{content.get('title', answer.status_code)}: {content.get('detail', '')}"
     if answer.status_code >= 500:
