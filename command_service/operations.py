@@ -8,27 +8,15 @@ from __future__ import annotations
 
 import msgspec
 
-from schemas.inventory import INVENTORY
-from schemas.notifications import NOTIFICATIONS
+from schemas import CONTEXTS
 from schemas.operations import OPERATIONS, DecideParked, OperatorDecided
-from schemas.orders import ORDERS
-from schemas.payments import PAYMENTS
-from schemas.returns import RETURNS
-from schemas.shipping import SHIPPING
 from tidelog import Aggregate, Context, Rejected, State, replace
 from tidelog.errors import Invalid
 from tidelog.parking import event_type, read_replacement, target_of
 from tidelog.position import parse_position
 
-DECIDED_CONTEXTS: tuple[Context, ...] = (
-    ORDERS,
-    INVENTORY,
-    PAYMENTS,
-    SHIPPING,
-    RETURNS,
-    NOTIFICATIONS,
-)
-"""The contexts whose events may be decided on."""
+DECIDED_CONTEXTS: tuple[Context, ...] = tuple(each for each in CONTEXTS if each is not OPERATIONS)
+"""The contexts whose events may be decided on: all but that of the decisions themselves."""
 
 
 class ParkedTarget(State):

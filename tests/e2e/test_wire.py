@@ -27,6 +27,7 @@ from tests.e2e.running_system import (
     records,
     running_system,
 )
+from tidelog.embedded import seed
 
 
 @pytest.fixture(scope="module")
@@ -354,6 +355,17 @@ def test_a_checkout_is_answered_at_once_and_done_by_events(system: System) -> No
 
 
 # Every service, the log, the command line.
+
+
+def test_example_data_that_is_there_already_is_not_sent_again_under_a_new_key(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a week later, when the keys are forgotten."""
+    monkeypatch.setattr(seed, "KEY_PREFIX", "later-")
+    with httpx.Client(base_url=system.url("gateway"), trust_env=False, timeout=20) as client:
+        before = client.get("/stock/tea-sencha").json()
+        seed.seed(system.url("gateway"))
+        assert client.get("/stock/tea-sencha").json()["version"] == before["version"] == 1
 
 
 def test_every_service_tells_of_its_health(system: System) -> None:

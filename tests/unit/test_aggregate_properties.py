@@ -177,6 +177,7 @@ def _runs(aggregate: AnyAggregate) -> st.SearchStrategy[list[Command]]:
     """Some steps of the way that goes well, then commands of every kind in any order."""
     context = aggregate.context
     key = KEYS.get(context.name, "k-1")
+    assert context.name in FIELDS, f"FIELDS lacks values for the commands of {context.name}"
     fields = {**FIELDS[context.name], context.key: st.just(key)}
     way = [messages_of(kind, fields=fields) for kind in WAYS[context.name]]
     steps = st.one_of([st.tuples(*way[:length]) for length in range(len(way) + 1)])

@@ -1,6 +1,7 @@
 """A little data for a new stack, through the gateway's own door.
 
-The idempotency keys are fixed: seeding again changes nothing.
+Seeding again changes nothing: each command begins something new, or is refused. Its key is fixed,
+so that one whose answer was lost is told as it was.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from tidelog.errors import Unavailable
 SEED_TIMEOUT_S = 60.0
 REQUEST_TIMEOUT_S = 15.0
 PAUSE_S = 0.2
+KEY_PREFIX = "seed-"
 _RETRIED = frozenset({502, 503, 504})
+_STALE = 412
 _TEA = "tea-earl-grey"
 _ORDER = "demo-1"
 
@@ -71,9 +74,9 @@ class _Visit:
         self._wanted = wanted
 
     def send(self, command: SeedCommand) -> str:
-        """Send one command and return its token."""
-        key = "seed-" + command.path.strip("/").replace("/", "-")
-        headers = {"Idempotency-Key": key}
+        """Send one command and return its token; none where there is something already."""
+        key = KEY_PREFIX + command.path.strip("/").replace("/", "-")
+        headers = {"Idempotency-Key": key, "If-Match": '"0"'}
         request = self._client.build_request(
             "POST", command.path, json=command.body, headers=headers
         )
@@ -93,7 +96,7 @@ class _Visit:
             except httpx2.TransportError as error:
                 problem = str(error) or type(error).__name__
             else:
-                if answer.is_success:
+                if answer.is_success or answer.status_code == _STALE:
                     return answer
                 problem = f"{answer.status_code} {answer.text[:500]}"
                 if answer.status_code not in _RETRIED:
