@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import enum
+import io
 import json
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import fastavro
+import msgspec
 import pytest
 from hypothesis import strategies as st
 from msgspec import Meta
 
 from schemas import CONTEXTS
-from tidelog.avro import Scale
+from tidelog.avro import Scale, avro_schema
 from tidelog.codec import Codec
 from tidelog.errors import CodecError
 from tidelog.message import Command, Context, Event, Id, Message
@@ -160,6 +163,20 @@ PLAIN = st.builds(
     grid=st.lists(st.lists(LONG, max_size=3).map(tuple), max_size=3).map(tuple),
 )
 EVENTS = EVERYTHING | PLAIN
+
+
+def schema_of(message: Message) -> Any:
+    """The schema of its type, as fastavro wants it."""
+    return fastavro.parse_schema(avro_schema(type(message), CODEC.full_name_of(type(message))))
+
+
+def written_by_others(message: Message) -> bytes:
+    """The Avro of the message, as fastavro writes it."""
+    buffer = io.BytesIO()
+    native = (bytes, datetime, date, time, Decimal, UUID)
+    record = msgspec.to_builtins(message, builtin_types=native)
+    fastavro.schemaless_writer(buffer, schema_of(message), record)
+    return buffer.getvalue()
 
 
 def with_schema(*fields: dict[str, Any], name: str = "tidelog.sample.Painted") -> bytes:

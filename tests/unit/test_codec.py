@@ -34,7 +34,9 @@ from tests.unit.codec_sample import (
     Painted,
     Point,
     refusal,
+    schema_of,
     with_schema,
+    written_by_others,
 )
 from tidelog.avro import avro_schema
 from tidelog.codec import VALUE_BYTES_MAX, Codec
@@ -84,10 +86,6 @@ def encode_refusal(message: Message, codec: Codec = CODEC) -> str:
     return str(refused.value)
 
 
-def schema_of(event: Event) -> Any:
-    return fastavro.parse_schema(avro_schema(type(event), CODEC.full_name_of(type(event))))
-
-
 def changed(**changes: Any) -> Everything:
     return msgspec.structs.replace(SOMETHING, **changes)
 
@@ -116,12 +114,7 @@ def test_other_readers_of_avro_read_the_same_values(event: Event) -> None:
 @given(EVENTS)
 @settings(max_examples=200)
 def test_bytes_of_other_writers_of_avro_are_the_same_message(event: Event) -> None:
-    schema = schema_of(event)
-    buffer = io.BytesIO()
-    native = (bytes, datetime, date, clock_time, Decimal, UUID)
-    fastavro.schemaless_writer(buffer, schema, msgspec.to_builtins(event, builtin_types=native))
-
-    assert CODEC.decode(CODEC.encode(event)[:5] + buffer.getvalue()) == event
+    assert CODEC.decode(CODEC.encode(event)[:5] + written_by_others(event)) == event
 
 
 @pytest.mark.parametrize(

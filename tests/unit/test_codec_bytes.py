@@ -21,6 +21,7 @@ from tests.unit.codec_sample import (
     Paint,
     refusal,
     with_schema,
+    written_by_others,
 )
 from tidelog.codec import VALUE_BYTES_MAX, Codec
 from tidelog.errors import CodecError
@@ -34,7 +35,7 @@ def test_random_bytes_are_refused(data: bytes) -> None:
         message = CODEC.decode(data)
     except CodecError:
         return
-    assert CODEC.encode(message) == data
+    assert written_by_others(message) == data[5:]
 
 
 @given(EVENTS, st.data())
@@ -62,7 +63,8 @@ def test_a_flipped_bit_gives_a_refusal_or_another_whole_message(
         message = CODEC.decode(bytes(value))
     except CodecError:
         return
-    CODEC.encode(message)
+    # By another writer: patterns are looked at where ours writes, and not again where it is read.
+    assert CODEC.decode(bytes(value[:5]) + written_by_others(message)) == message
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00", b"\x00\x00\x00\x00", b"\x01\x00\x00\x00\x01\x00"])
