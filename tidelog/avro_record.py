@@ -54,7 +54,10 @@ Read: TypeAlias = Callable[[bytes, int], tuple[Any, int]]
 """(bytes, where) → (value, where it ends)."""
 
 NESTED_MAX = 8
-"""Lists and records within one another that are written in place; Python nests 20 blocks."""
+"""How deep lists and optional values are written in place; Python nests 20 blocks."""
+
+VALUES_MAX = 256
+"""How many values are written in place; a schema that names its records over and over has more."""
 
 
 class Text(NamedTuple):
@@ -225,7 +228,8 @@ class _Source:
 
     def _read(self, read: Read, number: int, indent: str, depth: int) -> None:
         """Statements after which v{number} is the value."""
-        form = self._forms.get(read) if depth < NESTED_MAX else None
+        in_place = depth < NESTED_MAX and number < VALUES_MAX
+        form = self._forms.get(read) if in_place else None
         if not isinstance(form, Fields):
             self.scope[f"r{number}"] = read
         match form:

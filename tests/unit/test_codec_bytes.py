@@ -23,6 +23,7 @@ from tests.unit.codec_sample import (
     with_schema,
     written_by_others,
 )
+from tidelog.avro_record import Fields, Form, Text, read_record
 from tidelog.codec import VALUE_BYTES_MAX, Codec
 from tidelog.errors import CodecError
 from tidelog.message import Context, Event, Id
@@ -143,6 +144,20 @@ def test_a_schema_nested_beyond_measure_is_never_used() -> None:
         nested = {"type": "array", "items": nested}
 
     assert "not to be trusted" in refusal(with_schema({"name": "x", "type": nested}), READER)
+
+
+def test_a_schema_that_names_its_records_over_and_over_is_read_by_little_code() -> None:
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        return data[at], at + 1
+
+    forms: dict[Any, Form] = {read: Text()}
+    for level in range(14):
+        record = Fields(f"R{level}", {"a": read, "b": read}, None)
+        read = read_record(record, forms, faults=(IndexError,), reason=str)
+        forms[read] = record
+
+    assert len(read.__code__.co_code) < 50_000, "bytes"
+    assert read(bytes(2**14), 0)[1] == 2**14
 
 
 @pytest.mark.parametrize("name", ["tidelog.sample.Unheard", "elsewhere.Painted", "Painted"])
