@@ -147,9 +147,10 @@ def test_a_schema_nested_beyond_measure_is_never_used() -> None:
 
 
 def test_a_schema_that_names_its_records_over_and_over_is_read_by_little_code() -> None:
-    def read(data: bytes, at: int) -> tuple[Any, int]:
+    def first(data: bytes, at: int) -> tuple[Any, int]:
         return data[at], at + 1
 
+    read: Any = first
     forms: dict[Any, Form] = {read: Text()}
     for level in range(14):
         record = Fields(f"R{level}", {"a": read, "b": read}, None)
