@@ -50,6 +50,14 @@ def show_json(content: Mapping[str, Any]) -> None:
     print(json.dumps(content, ensure_ascii=False), flush=True)
 
 
+def show_one(content: Mapping[str, Any], as_json: bool) -> None:
+    """One thing with all that belongs to it: on one line for a program, indented for a person."""
+    if as_json:
+        show_json(content)
+        return
+    print(json.dumps(content, indent=2, ensure_ascii=False), flush=True)
+
+
 def show_items(
     items: Sequence[Mapping[str, Any]],
     columns: Sequence[str],

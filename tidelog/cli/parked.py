@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tidelog.cli.output import FAILURE, Dev, Json, say, show_items, show_json
+from tidelog.cli.output import FAILURE, Dev, Json, say, show_items, show_json, show_one
 from tidelog.cli.parked_system import ParkedSystem
 from tidelog.cli.saga import record_decision
 from tidelog.errors import Invalid, Unknown
@@ -72,10 +72,7 @@ def show(projection: Name, key: Key, dev: Dev = None, as_json: Json = False) -> 
     with closing(ParkedSystem(dev)) as system:
         item = system.item(projection, key)
         content = {**_plain(item), "event": system.record(item), "row": system.row(item)}
-    if as_json:
-        show_json(content)
-        return
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    show_one(content, as_json)
 
 
 @parked_app.command()

@@ -8,7 +8,6 @@ sagas, and shown with the instance.
 from __future__ import annotations
 
 import getpass
-import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -18,7 +17,16 @@ from typing import Annotated, Any
 import httpx2
 import typer
 
-from tidelog.cli.output import FAILURE, NOT_RUNNING, Dev, Json, say, show_items, show_json
+from tidelog.cli.output import (
+    FAILURE,
+    NOT_RUNNING,
+    Dev,
+    Json,
+    say,
+    show_items,
+    show_json,
+    show_one,
+)
 from tidelog.cli.system import find_system
 from tidelog.cli.token import authorization
 from tidelog.engine.deciding import TURN_BACK
@@ -85,11 +93,7 @@ def list_sagas(
 @saga_app.command()
 def show(instance: Id, dev: Dev = None, as_json: Json = False) -> None:
     """Show one instance: every step, what came of it, and what is waited for."""
-    found = _instance(dev, instance)
-    if as_json:
-        show_json(found)
-        return
-    print(json.dumps(found, indent=2, ensure_ascii=False))
+    show_one(_instance(dev, instance), as_json)
 
 
 @saga_app.command()

@@ -100,10 +100,9 @@ class EventForm:
 
     def __init__(self, context: Context) -> None:
         self._context = context.name
-        self._names: dict[type[Message], str] = {
-            kind: context.full_name(kind) for kind in context.event_types
+        self._kinds: dict[bytes, type[Message]] = {
+            context.full_name(kind).encode(): kind for kind in context.event_types
         }
-        self._kinds = {name.encode(): kind for kind, name in self._names.items()}
         self._key_of: Callable[[Message], str] = attrgetter(context.key)
 
     def read(
@@ -115,7 +114,7 @@ class EventForm:
             event = codec.decode(record.value or b"")
         except CodecError as error:
             return str(error)
-        if self._names.get(type(event)) != metadata.type:
+        if type(event) is not self._kinds.get(metadata.type.encode()):
             return f"it is not an event of {self._context}, or ce_type names another"
         key = self._key_of(event)
         if key != metadata.subject or record.key != key.encode():
